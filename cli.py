@@ -13,30 +13,26 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+import verbs.fuse
+import verbs.store
 from cache_schema.errors import DataError, MerError, SettingsError, first_line
 from terminal import (
     ERR,
     OUT,
     epoch_bar,
     indented,
-    metrics_table,
-    print_architecture,
     print_demo,
     print_json,
     print_report,
-    print_result,
     row_bar,
     say,
     table_of,
 )
-
-if TYPE_CHECKING:
-    from cache_schema.store import FeatureStore
-    from cache_schema.verify import Finding
+from verbs.options import DEFAULT_STORE, AsJson, DatasetName, StorePath, listed
 
 HERE = Path(__file__).resolve().parent
 
@@ -46,19 +42,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-store_app = typer.Typer(help="Look at a feature store and check it.", no_args_is_help=True, rich_markup_mode=None)
-fuse_app = typer.Typer(
-    help="Train and evaluate fusion models on cached features.", no_args_is_help=True, rich_markup_mode=None
-)
-app.add_typer(store_app, name="store")
-app.add_typer(fuse_app, name="fuse")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-StorePath = Annotated[str, typer.Option("--store", envvar="MER_STORE", help="The feature store's folder.")]
-DatasetName = Annotated[
-    str, typer.Option("--dataset", help="The dataset's name; `mer datasets` lists what can be read.")
-]
-DEFAULT_STORE = "./features"
+app.add_typer(verbs.store.app, name="store")
+app.add_typer(verbs.fuse.app, name="fuse")
 
 
 # ---------------------------------------------------------------------------------------------------- stage one
@@ -138,7 +123,7 @@ def extract(
             dataset=dataset,
             root=root or _default_root(dataset),
             store_path=store,
-            encoders=_listed(encoders),
+            encoders=listed(encoders),
             weights=weights,
             name=name,
             crop=crop,
@@ -203,276 +188,6 @@ def doctor(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
     missing = [f.what for f in findings if f.state == "missing"]
     if missing:
         raise MerError(f"{', '.join(missing)}: see above how to mend it.")
-
-
-# ---------------------------------------------------------------------------------------------------- the store
-
-
-@store_app.command("ls")
-def store_ls(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
-    """List what a store holds: features, their samples, size and who made them."""
-    from cache_schema.store import FeatureStore
-
-    opened = FeatureStore.open(store, mode="r")
-    rows = [feature.summary() for dataset in opened.datasets() for feature in opened.features(dataset)]
-    if as_json:
-        print_json({"store": opened.location, "datasets": opened.datasets(), "features": rows})
-        return
-    table = table_of("dataset", "feature", "fingerprint", "done", "failed", "absent", "missing", "size", "made by")
-    for row in rows:
-        table.add_row(
-            row["dataset"],
-            row["feature"] + (" (random weights)" if row["random_weights"] else ""),
-            row["fingerprint"][:16],
-            *(str(row[k]) for k in ("done", "failed", "absent", "missing")),
-            f"{row['bytes'] / 1e6:.1f} MB",
-            ", ".join(row["hosts"]),
-        )
-    OUT.print(table)
-
-
-@store_app.command("show")
-def store_show(
-    dataset: Annotated[str, typer.Argument(help="The dataset's name in the store.")],
-    feature: Annotated[str, typer.Argument(help="The feature's name, or name@fingerprint.")],
-    store: StorePath = DEFAULT_STORE,
-    as_json: AsJson = False,
-) -> None:
-    """Show a feature's full specification, provenance, and each failure with its reason."""
-    from cache_schema.store import FeatureStore
-
-    found = FeatureStore.open(store, mode="r").feature(dataset, *_name_and_fingerprint(feature))
-    document = {
-        **found.summary(),
-        "spec": found.spec.model_dump(mode="json"),
-        "failures": found.failures(),
-        "absences": found.absences(),
-        "digest": found.digest(),
-    }
-    if as_json:
-        print_json(document)
-        return
-    for key, value in document.items():
-        if isinstance(value, dict):
-            OUT.print(f"{key}:" + ("" if value else " none"), style="bold")
-            for inner, what in value.items():
-                OUT.print(f"  {inner}: {what}")
-        else:
-            OUT.print(f"{key}: {value}")
-
-
-@store_app.command("verify")
-def store_verify(
-    store: StorePath = DEFAULT_STORE,
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Only this dataset.")] = None,
-    deep: Annotated[bool, typer.Option("--deep", help="Read every byte and compare its sha256.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Check a store: documents, digests and sizes; with --deep the sha256 of every file."""
-    from cache_schema.store import FeatureStore
-    from cache_schema.verify import verify
-
-    opened = FeatureStore.open(store, mode="r")
-    findings = verify(opened, dataset=dataset, deep=deep)
-    damage = [f for f in findings if f.damage]
-    if as_json:
-        print_json({"store": opened.location, "deep": deep, "findings": [f.as_json() for f in findings]})
-    else:
-        for finding in findings:
-            OUT.print(str(finding))
-        if not damage:
-            OUT.print(f"{opened.location}: intact ({'every byte read' if deep else 'documents and sizes'}).")
-    if damage:
-        raise DataError(
-            f"{opened.location}: {len(damage)} damaged. `mer store repair` drops them; "
-            "`mer extract` then recomputes only those."
-        )
-
-
-@store_app.command("repair")
-def store_repair(
-    store: StorePath = DEFAULT_STORE,
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Only this dataset.")] = None,
-    deep: Annotated[bool, typer.Option("--deep", help="Read every byte and compare its sha256.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Drop what `mer store verify` finds damaged, so that `mer extract` computes that again and nothing else."""
-    from cache_schema.repair import repair
-
-    _print_findings(store, repair(_writable(store), dataset=dataset, deep=deep), "dropped", as_json)
-
-
-@store_app.command("gc")
-def store_gc(
-    store: StorePath = DEFAULT_STORE,
-    older_than_hours: Annotated[
-        float, typer.Option("--older-than-hours", min=0, help="Leave younger leftovers: their writer may be at work.")
-    ] = 48.0,
-    as_json: AsJson = False,
-) -> None:
-    """Remove what interrupted writers left behind."""
-    from cache_schema.repair import gc
-
-    _print_findings(store, gc(_writable(store), older_than_hours), "removed", as_json)
-
-
-@store_app.command("rm")
-def store_rm(
-    dataset: Annotated[str, typer.Argument(help="The dataset's name in the store.")],
-    feature: Annotated[str, typer.Argument(help="The feature's name, or name@fingerprint.")],
-    store: StorePath = DEFAULT_STORE,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-) -> None:
-    """Remove a feature from the store, for everybody who shares it."""
-    from cache_schema.repair import remove_feature
-
-    opened = _writable(store)
-    name, fingerprint = _name_and_fingerprint(feature)
-    folder = opened.feature_folder(dataset, name, fingerprint)
-    if not yes:
-        typer.confirm(f"Remove {folder} from {opened.location}?", abort=True, err=True)
-    remove_feature(opened, dataset, name, fingerprint)
-    OUT.print(f"Removed {folder}.")
-
-
-def _writable(path: str) -> FeatureStore:
-    """A store that is there already, opened for changes."""
-    from cache_schema.store import FeatureStore
-
-    FeatureStore.open(path, mode="r")
-    return FeatureStore.open(path, mode="a")
-
-
-def _print_findings(store: str, findings: list[Finding], done: str, as_json: bool) -> None:
-    if as_json:
-        print_json({"store": store, done: [f.as_json() for f in findings]})
-        return
-    for finding in findings:
-        OUT.print(str(finding))
-    OUT.print(f"{store}: {len(findings)} {done}.")
-
-
-def _name_and_fingerprint(text: str) -> tuple[str, str | None]:
-    name, _, fingerprint = text.partition("@")
-    return name, fingerprint or None
-
-
-# ---------------------------------------------------------------------------------------------------- stage two
-
-
-@fuse_app.command("archs")
-def fuse_archs(as_json: AsJson = False) -> None:
-    """List the fusion architectures."""
-    from fuse.describe import list_archs
-
-    found = list_archs()
-    if as_json:
-        print_json({arch["name"]: arch for arch in found})
-        return
-    table = table_of("architecture", "what it is")
-    for arch in found:
-        table.add_row(arch["name"], arch["summary"])
-    OUT.print(table)
-
-
-@fuse_app.command("show")
-def fuse_show(
-    arch: Annotated[str, typer.Argument(help="The architecture.")],
-    as_json: AsJson = False,
-) -> None:
-    """Show an architecture: its paper and readings, every setting with its default and meaning, and its size."""
-    from fuse.describe import describe
-
-    found = describe(arch)
-    if as_json:
-        print_json(found)
-    else:
-        print_architecture(found)
-
-
-@fuse_app.command("train")
-def fuse_train(
-    arch: Annotated[str, typer.Option(help="The architecture; `mer fuse archs` lists them.")],
-    dataset: DatasetName,
-    store: StorePath = DEFAULT_STORE,
-    seeds: Annotated[int, typer.Option(min=1, help="Train with the seeds 0 to N-1.")] = 5,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="field=value; repeatable. See `mer fuse show`.")
-    ] = None,
-    modalities: Annotated[str, typer.Option(help="Comma-separated, as text,speech; default all there are.")] = "",
-    features: Annotated[str, typer.Option(help="Other features than preferred, as text=roberta@1a2b,vision=vit.")] = "",
-    target: Annotated[str | None, typer.Option(help="What to predict; default the dataset's first target.")] = None,
-    out: Annotated[Path, typer.Option(help="Where the run's folder is made.")] = Path("runs"),
-    device: Annotated[str, typer.Option(help="torch device.")] = "cpu",
-    jobs: Annotated[int | None, typer.Option(min=1, help="Seeds at a time on the CPU; default one per core.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Train an architecture on cached features, with several seeds; the test split is opened once, at the end.
-
-    Example: mer fuse train --arch hff --dataset meld --seeds 5 --set time=dialogue
-    """
-    from fuse.train import train_run
-
-    with epoch_bar(seeds) as progress:
-        result = train_run(
-            store,
-            dataset,
-            arch,
-            modalities=_listed(modalities) or None,
-            features=_pairs(features),
-            target=target,
-            assignments=settings or [],
-            seeds=seeds,
-            out=out,
-            device=device,
-            jobs=jobs,
-            progress=progress,
-        )
-    if as_json:
-        print_json(result.as_json())
-    else:
-        print_result(result)
-
-
-@fuse_app.command("eval")
-def fuse_eval(
-    run: Annotated[Path, typer.Argument(help="The run's folder.")],
-    store: Annotated[str | None, typer.Option("--store", help="The store, if it is no longer where it was.")] = None,
-    split: Annotated[Literal["test", "val"], typer.Option(help="Which split.")] = "test",
-    device: Annotated[str | None, typer.Option(help="torch device; default the run's own.")] = None,
-    allow_changed: Annotated[bool, typer.Option("--allow-changed", help="Measure although the data changed.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Reload a run's models and measure them again: the same numbers, to the bit, on the same machine and device."""
-    from fuse.evaluate import evaluate_run
-
-    found = evaluate_run(run, store_path=store, split=split, device=device, allow_changed=allow_changed)
-    if as_json:
-        print_json(found)
-        return
-    OUT.print(metrics_table({split: found[split]}))
-    for change in found["changed"]:
-        OUT.print(f"Changed since the run: {change}")
-    OUT.print(
-        "Identical to what the run recorded, to the bit."
-        if found["identical"]
-        else "Not identical to what the run recorded."
-    )
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _pairs(text: str) -> dict[str, str]:
-    """`a=b,c=d` as a mapping."""
-    pairs = {}
-    for part in _listed(text):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"{part!r} is not of the form modality=feature.", param_hint="--features")
-        pairs[key.strip()] = value.strip()
-    return pairs
 
 
 # ---------------------------------------------------------------------------------------------------- both stages
@@ -557,7 +272,7 @@ def demo(
 
 def _refuse_shadowed_packages() -> None:
     """`fuse` is also the name of another distribution: make sure that our packages are our own."""
-    for package in ("cache_schema", "extract", "fuse"):
+    for package in ("cache_schema", "extract", "fuse", "verbs"):
         spec = importlib.util.find_spec(package)
         origin = Path(spec.origin).resolve().parent if spec and spec.origin else None
         if origin != HERE / package:

@@ -1,0 +1,30 @@
+"""Options that several verbs share, and how lists are written on the command line."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+StorePath = Annotated[str, typer.Option("--store", envvar="MER_STORE", help="The feature store's folder.")]
+DatasetName = Annotated[
+    str, typer.Option("--dataset", help="The dataset's name; `mer datasets` lists what can be read.")
+]
+DEFAULT_STORE = "./features"
+
+
+def listed(text: str) -> list[str]:
+    """`a,b` as a list."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def pairs(text: str) -> dict[str, str]:
+    """`a=b,c=d` as a mapping."""
+    found = {}
+    for part in listed(text):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{part!r} is not of the form modality=feature.", param_hint="--features")
+        found[key.strip()] = value.strip()
+    return found

@@ -1,0 +1,169 @@
+"""`mer store ...`: look at a feature store, check and mend it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cache_schema.errors import DataError
+from terminal import OUT, print_json, table_of
+from verbs.options import DEFAULT_STORE, AsJson, StorePath
+
+if TYPE_CHECKING:
+    from cache_schema.store import FeatureStore
+    from cache_schema.verify import Finding
+
+app = typer.Typer(help="Look at a feature store and check it.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("ls")
+def store_ls(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
+    """List what a store holds: features, their samples, size and who made them."""
+    from cache_schema.store import FeatureStore
+
+    opened = FeatureStore.open(store, mode="r")
+    rows = [feature.summary() for dataset in opened.datasets() for feature in opened.features(dataset)]
+    if as_json:
+        print_json({"store": opened.location, "datasets": opened.datasets(), "features": rows})
+        return
+    table = table_of("dataset", "feature", "fingerprint", "done", "failed", "absent", "missing", "size", "made by")
+    for row in rows:
+        table.add_row(
+            row["dataset"],
+            row["feature"] + (" (random weights)" if row["random_weights"] else ""),
+            row["fingerprint"][:16],
+            *(str(row[k]) for k in ("done", "failed", "absent", "missing")),
+            f"{row['bytes'] / 1e6:.1f} MB",
+            ", ".join(row["hosts"]),
+        )
+    OUT.print(table)
+
+
+@app.command("show")
+def store_show(
+    dataset: Annotated[str, typer.Argument(help="The dataset's name in the store.")],
+    feature: Annotated[str, typer.Argument(help="The feature's name, or name@fingerprint.")],
+    store: StorePath = DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Show a feature's full specification, provenance, and each failure with its reason."""
+    from cache_schema.store import FeatureStore
+
+    found = FeatureStore.open(store, mode="r").feature(dataset, *_name_and_fingerprint(feature))
+    document = {
+        **found.summary(),
+        "spec": found.spec.model_dump(mode="json"),
+        "failures": found.failures(),
+        "absences": found.absences(),
+        "digest": found.digest(),
+    }
+    if as_json:
+        print_json(document)
+        return
+    for key, value in document.items():
+        if isinstance(value, dict):
+            OUT.print(f"{key}:" + ("" if value else " none"), style="bold")
+            for inner, what in value.items():
+                OUT.print(f"  {inner}: {what}")
+        else:
+            OUT.print(f"{key}: {value}")
+
+
+@app.command("verify")
+def store_verify(
+    store: StorePath = DEFAULT_STORE,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Only this dataset.")] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every byte and compare its sha256.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check a store: documents, digests and sizes; with --deep the sha256 of every file."""
+    from cache_schema.store import FeatureStore
+    from cache_schema.verify import verify
+
+    opened = FeatureStore.open(store, mode="r")
+    findings = verify(opened, dataset=dataset, deep=deep)
+    damage = [f for f in findings if f.damage]
+    if as_json:
+        print_json({"store": opened.location, "deep": deep, "findings": [f.as_json() for f in findings]})
+    else:
+        for finding in findings:
+            OUT.print(str(finding))
+        if not damage:
+            OUT.print(f"{opened.location}: intact ({'every byte read' if deep else 'documents and sizes'}).")
+    if damage:
+        raise DataError(
+            f"{opened.location}: {len(damage)} damaged. `mer store repair` drops them; "
+            "`mer extract` then recomputes only those."
+        )
+
+
+@app.command("repair")
+def store_repair(
+    store: StorePath = DEFAULT_STORE,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Only this dataset.")] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every byte and compare its sha256.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Drop what `mer store verify` finds damaged, so that `mer extract` computes that again and nothing else."""
+    from cache_schema.repair import repair
+
+    _print_findings(store, repair(_writable(store), dataset=dataset, deep=deep), "dropped", as_json)
+
+
+@app.command("gc")
+def store_gc(
+    store: StorePath = DEFAULT_STORE,
+    older_than_hours: Annotated[
+        float, typer.Option("--older-than-hours", min=0, help="Leave younger leftovers: their writer may be at work.")
+    ] = 48.0,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what interrupted writers left behind."""
+    from cache_schema.repair import gc
+
+    _print_findings(store, gc(_writable(store), older_than_hours), "removed", as_json)
+
+
+@app.command("rm")
+def store_rm(
+    dataset: Annotated[str, typer.Argument(help="The dataset's name in the store.")],
+    feature: Annotated[str, typer.Argument(help="The feature's name, or name@fingerprint.")],
+    store: StorePath = DEFAULT_STORE,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove a feature from the store, for everybody who shares it."""
+    from cache_schema.repair import remove_feature
+
+    opened = _writable(store)
+    name, fingerprint = _name_and_fingerprint(feature)
+    folder = opened.feature_folder(dataset, name, fingerprint)
+    if not yes:
+        typer.confirm(f"Remove {folder} from {opened.location}?", abort=True, err=True)
+    remove_feature(opened, dataset, name, fingerprint)
+    OUT.print(f"Removed {folder}.")
+
+
+def _writable(path: str) -> FeatureStore:
+    """A store that is there already, opened for changes."""
+    from cache_schema.store import FeatureStore
+
+    FeatureStore.open(path, mode="r")
+    return FeatureStore.open(path, mode="a")
+
+
+def _print_findings(store: str, findings: list[Finding], done: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"store": store, done: [f.as_json() for f in findings]})
+        return
+    for finding in findings:
+        OUT.print(str(finding))
+    OUT.print(f"{store}: {len(findings)} {done}.")
+
+
+def _name_and_fingerprint(text: str) -> tuple[str, str | None]:
+    name, _, fingerprint = text.partition("@")
+    return name, fingerprint or None
+
+
+# ---------------------------------------------------------------------------------------------------- stage two
