@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from cache_schema.canonical import seal, unseal
 from cache_schema.errors import REPAIR, DamagedError, SettingsError
 from cache_schema.feature_spec import FeatureSpec
-from cache_schema.format import FORMAT_VERSION, require_known_format
+from cache_schema.format import BASE_FORMAT, require_known_format
 from cache_schema.group import Group
 from cache_schema.parts import Samples
 from cache_schema.plan import Segment
@@ -34,7 +34,7 @@ class StoredFile(Spec):
 class Commit(Spec):
     """What became of one segment."""
 
-    format: int = FORMAT_VERSION
+    format: int = BASE_FORMAT
     """Version of the store's format."""
     fingerprint: Digest
     """The feature's fingerprint."""

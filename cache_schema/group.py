@@ -9,7 +9,7 @@ from typing import Any
 from cache_schema.canonical import canonical_bytes, check_sealed, seal
 from cache_schema.errors import DamagedError, SettingsError, StoreError
 from cache_schema.feature_spec import FeatureSpec
-from cache_schema.format import FORMAT_VERSION, require_known_format
+from cache_schema.format import BASE_FORMAT, require_known_format
 from cache_schema.plan import SegmentPlan
 from cache_schema.storage import Storage
 
@@ -76,7 +76,7 @@ def put_group(storage: Storage, folder: str, spec: FeatureSpec, plan: SegmentPla
     stored = read_group(storage, folder)
     if stored is None:
         document = {
-            "format": FORMAT_VERSION,
+            "format": BASE_FORMAT,
             "fingerprint": spec.fingerprint(),
             "spec": spec.model_dump(mode="json"),
             "plan": plan.model_dump(mode="json"),

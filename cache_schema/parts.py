@@ -2,6 +2,7 @@
 
 A part's name holds the first 16 digits of the sha256 of its bytes, so two appenders never collide and a
 flipped bit is found. Among parts the last row of an id wins, and an id keeps the place of its first appearance.
+A part may also name ids that it deletes: they are gone until a later part has a row of them.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from cache_schema.canonical import seal, sha256_hex, unseal
 from cache_schema.errors import DamagedError, MissingFeature, SettingsError, StoreError, first_line
-from cache_schema.format import FORMAT_VERSION, require_known_format
+from cache_schema.format import BASE_FORMAT, DELETING_FORMAT, require_known_format
 from cache_schema.registry import unknown_name
 from cache_schema.samples import Corpus, Utterance
 from cache_schema.storage import Storage
@@ -35,12 +36,14 @@ class Part:
         sha256: digest of its bytes.
         corpus: what the dataset was said to be when it was written.
         utterances: its rows, in order.
+        deleted: ids that it deletes; none of them is among its rows.
     """
 
     name: str
     sha256: str
     corpus: Corpus
     utterances: tuple[Utterance, ...]
+    deleted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,17 @@ class Samples:
     @cached_property
     def places(self) -> dict[str, tuple[int, int]]:
         """Where each sample's valid row lies: id -> (index of the part, row in it), in corpus order."""
-        return {u.id: (index, row) for index, part in enumerate(self.parts) for row, u in enumerate(part.utterances)}
+        places: dict[str, tuple[int, int]] = {}
+        for index, part in enumerate(self.parts):
+            for id_ in part.deleted:
+                places.pop(id_, None)
+            places.update((u.id, (index, row)) for row, u in enumerate(part.utterances))
+        return places
+
+    @cached_property
+    def deleted(self) -> frozenset[str]:
+        """The ids that were deleted and did not come back."""
+        return frozenset(id_ for part in self.parts for id_ in part.deleted if id_ not in self.places)
 
     @cached_property
     def ids(self) -> list[str]:
@@ -95,6 +108,8 @@ class Samples:
             MissingFeature: there is no such sample.
         """
         if id_ not in self.places:
+            if id_ in self.deleted:
+                raise MissingFeature(f"{self.corpus.name}: the sample {id_!r} was deleted from the store.")
             if len(self.ids) > 50:
                 raise MissingFeature(f"{self.corpus.name}: there is no sample called {id_!r} among {len(self)}.")
             raise MissingFeature(f"{self.corpus.name}: " + unknown_name("sample", id_, self.ids))
@@ -136,21 +151,24 @@ def read_part(storage: Storage, dataset: str, name: str) -> Part:
         document = unseal(file.metadata.metadata[METADATA_KEY], f"{key}: the corpus")
         require_known_format(document, key)
         corpus = Corpus.parse(document["corpus"], key)
+        deleted = _deleted(document)
         rows = _UTTERANCES.validate_python(_rows(file.read()))
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValidationError, SettingsError) as error:
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, SettingsError) as error:
         raise DamagedError(f"{key} is no part of this format: {first_line(error)}") from error
     if corpus.name != dataset:
         raise DamagedError(f"{key} is a part of the dataset {corpus.name!r}: move it back, datasets keep their names.")
-    return Part(name, digest, corpus, tuple(rows))
+    return Part(name, digest, corpus, tuple(rows), deleted)
 
 
-def write_part(storage: Storage, number: int, corpus: Corpus, utterances: Sequence[Utterance]) -> str:
-    """Write rows as part `number` of the dataset `corpus.name`, and say its name.
+def write_part(
+    storage: Storage, number: int, corpus: Corpus, utterances: Sequence[Utterance], deleted: Sequence[str] = ()
+) -> str:
+    """Write rows, and ids to delete, as part `number` of the dataset `corpus.name`, and say its name.
 
     Raises:
         StoreError: a value has no place in a table, as an integer over 64 bits.
     """
-    data = _encode(corpus, utterances)
+    data = _encode(corpus, utterances, deleted)
     name = f"part-{number:05d}-{sha256_hex(data)[:16]}"
     key = part_key(corpus.name, name)
     if not storage.put_if_absent(key, data):
@@ -158,7 +176,7 @@ def write_part(storage: Storage, number: int, corpus: Corpus, utterances: Sequen
     return name
 
 
-def _encode(corpus: Corpus, utterances: Sequence[Utterance]) -> bytes:
+def _encode(corpus: Corpus, utterances: Sequence[Utterance], deleted: Sequence[str]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -179,7 +197,9 @@ def _encode(corpus: Corpus, utterances: Sequence[Utterance]) -> bytes:
         "known_defect": text,
     }
     schema = pa.schema([pa.field(name, kind, nullable=name != "id") for name, kind in types.items()])
-    document = seal({"format": FORMAT_VERSION, "corpus": corpus.model_dump(mode="json")})
+    document: dict[str, Any] = {"format": BASE_FORMAT, "corpus": corpus.model_dump(mode="json")}
+    if deleted:
+        document |= {"format": DELETING_FORMAT, "deleted": sorted(deleted)}
     rows = [vars(u) for u in utterances]
     columns = {}
     for field in schema:
@@ -193,8 +213,22 @@ def _encode(corpus: Corpus, utterances: Sequence[Utterance]) -> bytes:
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True, store_schema=False) as writer:
         writer.write_table(pa.table(columns, schema=schema))
-        writer.add_key_value_metadata({METADATA_KEY: document})
+        writer.add_key_value_metadata({METADATA_KEY: seal(document)})
     return bytes(sink.getvalue())
+
+
+def _deleted(document: dict[str, Any]) -> tuple[str, ...]:
+    """The ids that a part's document deletes.
+
+    Raises:
+        ValueError: they are no list of ids, or the document is of a version that cannot delete.
+    """
+    ids = document.get("deleted", [])
+    if not isinstance(ids, list) or not all(isinstance(id_, str) for id_ in ids):
+        raise ValueError("what it deletes is no list of ids")
+    if ids and document["format"] < DELETING_FORMAT:
+        raise ValueError(f"a part of format {document['format']} deletes nothing")
+    return tuple(ids)
 
 
 def _rows(table: Any) -> list[dict[str, Any]]:

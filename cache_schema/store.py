@@ -15,7 +15,7 @@ from cache_schema.commits import Commit, commit_names, read_commit
 from cache_schema.errors import DamagedError, MissingFeature, StoreError
 from cache_schema.feature import Feature
 from cache_schema.feature_spec import FeatureSpec
-from cache_schema.format import FORMAT_VERSION, require_known_format
+from cache_schema.format import BASE_FORMAT, require_known_format
 from cache_schema.group import Group, group_key, read_group
 from cache_schema.parts import Part, Samples, part_names, read_part, write_part
 from cache_schema.plan import SegmentPlan
@@ -77,6 +77,9 @@ class FeatureStore:
     def append_samples(self, corpus: Corpus, utterances: Sequence[Utterance]) -> int:
         """Add the utterances that are new or changed; those that are there and not given stay.
 
+        What was deleted stays deleted, so that extracting a corpus again does not bring it back;
+        `restore_samples` does.
+
         Returns:
             Rows of the new part. No part is made where nothing is new; a corpus description that changed makes
             one, even without rows.
@@ -98,7 +101,8 @@ class FeatureStore:
             write_part(self.storage, 0, corpus, utterances)
             return len(utterances)
         stored = self.samples(corpus.name)
-        rows = [u for u in utterances if u.id not in stored or stored[u.id] != u]
+        wanted = (u for u in utterances if u.id not in stored.deleted)
+        rows = [u for u in wanted if u.id not in stored or stored[u.id] != u]
         if rows or stored.corpus != corpus:
             self._append(stored, corpus, rows)
         return len(rows)
@@ -116,6 +120,49 @@ class FeatureStore:
         self.require_writable()
         stored = self.samples(dataset)
         rows = [stored[id_] for id_ in dict.fromkeys(ids)]
+        if rows:
+            self._append(stored, stored.corpus, rows)
+        return len(rows)
+
+    def delete_samples(self, dataset: str, ids: Sequence[str]) -> int:
+        """Delete samples, for everybody who shares the store; the rest and its features stay as they are.
+
+        A new part names them. Their rows in older parts and segments are no longer read by anybody, but their
+        bytes remain there: nothing that is visible is ever changed.
+
+        Returns:
+            How many were deleted.
+
+        Raises:
+            MissingFeature: there is no such sample, or it was deleted before.
+            StoreError: no such dataset, or the store is read-only.
+        """
+        self.require_writable()
+        stored = self.samples(dataset)
+        for id_ in ids:
+            stored.place(id_)
+        gone = list(dict.fromkeys(ids))
+        if gone:
+            self._append(stored, stored.corpus, [], gone)
+        return len(gone)
+
+    def restore_samples(self, dataset: str, ids: Sequence[str]) -> int:
+        """Bring deleted samples back, as the rows that they last were, at the end; their features are missing then.
+
+        Returns:
+            How many came back.
+
+        Raises:
+            MissingFeature: a sample was not deleted.
+            StoreError: no such dataset, or the store is read-only.
+        """
+        self.require_writable()
+        stored = self.samples(dataset)
+        last = {u.id: u for part in stored.parts for u in part.utterances if u.id in stored.deleted}
+        for id_ in ids:
+            if id_ not in last:
+                raise MissingFeature(f"{dataset}: the sample {id_!r} was not deleted, so it cannot be restored.")
+        rows = [last[id_] for id_ in dict.fromkeys(ids)]
         if rows:
             self._append(stored, stored.corpus, rows)
         return len(rows)
@@ -211,9 +258,9 @@ class FeatureStore:
         self.samples(dataset)
         return Dataset(self, dataset)
 
-    def _append(self, stored: Samples, corpus: Corpus, rows: Sequence[Utterance]) -> None:
+    def _append(self, stored: Samples, corpus: Corpus, rows: Sequence[Utterance], deleted: Sequence[str] = ()) -> None:
         last = stored.parts[-1].name
-        write_part(self.storage, int(last.split("-")[1]) + 1, corpus, rows)
+        write_part(self.storage, int(last.split("-")[1]) + 1, corpus, rows, deleted)
 
     def _feature_folders(self, dataset: str) -> list[str]:
         """Folders of the features that have a document, or commits and should have one."""
@@ -283,4 +330,4 @@ def _create(storage: Storage, location: str) -> None:
     others = storage.names("")
     if others and MARKER not in others:
         raise StoreError(f"{location} holds {others[0]!r} and no feature store; give a new or empty folder.")
-    storage.put_if_absent(MARKER, seal({"format": FORMAT_VERSION, "kind": "mer feature store"}))
+    storage.put_if_absent(MARKER, seal({"format": BASE_FORMAT, "kind": "mer feature store"}))

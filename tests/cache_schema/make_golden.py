@@ -17,12 +17,15 @@ from cache_schema.format import FORMAT_VERSION
 from cache_schema.rows import Failed
 
 GOLDEN = Path(__file__).parent / "golden"
+DELETED = ["u1", "u6"]
+"""Since format 2."""
 
 
 def expected(count: int) -> dict[str, Any]:
     """What the golden store must read as, in JSON form."""
     rows: dict[str, Any] = {}
-    for utterance in utterances(count):
+    kept = [u for u in utterances(count) if u.id not in DELETED]
+    for utterance in kept:
         made = row(spec(), utterance)
         if isinstance(made, dict):
             rows[utterance.id] = {
@@ -33,9 +36,10 @@ def expected(count: int) -> dict[str, Any]:
             rows[utterance.id] = {"failed" if isinstance(made, Failed) else "absent": made.reason}
     return {
         "corpus": corpus().model_dump(mode="json"),
-        "utterances": [u.model_dump(mode="json") for u in utterances(count)],
+        "utterances": [u.model_dump(mode="json") for u in kept],
         "spec": spec().model_dump(mode="json"),
         "fingerprint": spec().fingerprint(),
+        "deleted": DELETED,
         "rows": rows,
     }
 
@@ -48,6 +52,7 @@ def main() -> None:
     store = build(folder / "store", count=6)
     store.append_samples(corpus(), utterances(9))
     write(store.writer("toy", spec(), PLAN))
+    store.delete_samples("toy", DELETED)
     facts = expected(9) | {"digest": store.feature("toy", "toynet").digest()}
     (folder / "expected.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     for empty in [p for p in folder.rglob("*") if p.is_dir() and not any(p.iterdir())]:

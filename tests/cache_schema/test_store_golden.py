@@ -42,6 +42,7 @@ def test_the_reader_reads_it(golden: Path, expected: dict[str, Any]) -> None:
     samples = store.samples("toy")
     assert samples.corpus.model_dump(mode="json") == expected["corpus"]
     assert [u.model_dump(mode="json") for u in samples.utterances] == expected["utterances"]
+    assert sorted(samples.deleted) == expected.get("deleted", [])
     feature = store.feature("toy", "toynet")
     assert feature.spec.model_dump(mode="json") == expected["spec"]
     assert feature.fingerprint == expected["fingerprint"]
@@ -62,7 +63,7 @@ def unsealed(document: dict[str, Any]) -> dict[str, Any]:
     body = {name: value for name, value in document.items() if name != "sha256"}
     canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     assert hashlib.sha256(canonical).hexdigest() == document["sha256"]
-    assert body["format"] == 1
+    assert body["format"] in (1, 2)
     return body
 
 
@@ -86,12 +87,12 @@ def segments_by_the_text(
     return [f"{part.removeprefix('part-')}-{start:07d}" for start in range(0, len(durations), rows)]
 
 
-def test_format_md_alone_is_enough_to_read_version_1(expected: dict[str, Any]) -> None:
+def test_format_md_alone_is_enough_to_read_it(golden: Path, expected: dict[str, Any]) -> None:
     """With json, pyarrow and zarr, and nothing of cache_schema."""
     import pyarrow.parquet as pq
     import zarr
 
-    root = Path(__file__).parent / "golden" / "format-1" / "store"
+    root = golden / "store"
     marker = (root / "mer-store.json").read_bytes()
     assert unsealed(json.loads(marker)) == {"format": 1, "kind": "mer feature store"}
     assert cut_and_hashed(marker)
@@ -111,6 +112,7 @@ def test_format_md_alone_is_enough_to_read_version_1(expected: dict[str, Any]) -
 
     place: dict[str, tuple[str, int, dict[str, Any]]] = {}
     planned: list[str] = []
+    deleted: set[str] = set()
     for file in sorted((root / "samples" / "toy").iterdir()):
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         assert file.stem.split("-")[2] == digest[:16]
@@ -118,16 +120,21 @@ def test_format_md_alone_is_enough_to_read_version_1(expected: dict[str, Any]) -
         rows = table.to_pylist()
         for row in rows:
             row["labels"], row["scores"] = dict(row["labels"]), dict(row["scores"])
+        corpus = unsealed(json.loads(pq.ParquetFile(file).metadata.metadata[b"mer"]))
+        assert corpus["corpus"] == expected["corpus"]
+        assert corpus["format"] == (2 if "deleted" in corpus else 1)
+        for id_ in corpus.get("deleted", ()):
+            deleted.add(id_)
+            place.pop(id_, None)
         names = segments_by_the_text(file.stem, [row["duration"] for row in rows], spec, plan)
         planned += names
         step = -(-len(rows) // len(names)) if len(names) == 1 else plan["max_rows"]
         for number, row in enumerate(rows):
             place[row["id"]] = (names[number // step], number % step, row)
-        corpus = json.loads(pq.ParquetFile(file).metadata.metadata[b"mer"])
-        assert unsealed(corpus)["corpus"] == expected["corpus"]
         assert all(c["part_sha256"] == digest for c in commits.values() if c["part"] == file.stem)
     assert sorted(commits) == sorted(planned)
     assert [row for _, _, row in place.values()] == expected["utterances"]
+    assert sorted(deleted) == expected.get("deleted", [])
 
     for id_, (segment, number, _) in place.items():
         commit, wanted = commits[segment], expected["rows"][id_]

@@ -339,9 +339,9 @@ def test_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
     commit = next((tmp_path / "store").rglob("commits/*.json"))
     marker = tmp_path / "store" / "mer-store.json"
     for file in (commit, marker):
-        file.write_bytes(seal(json.loads(file.read_bytes()) | {"format": 2}))
+        file.write_bytes(seal(json.loads(file.read_bytes()) | {"format": 3}))
     with pytest.raises(
-        StoreError, match=r"has format 2, and this version of mer reads formats up to 1\. Upgrade mer\."
+        StoreError, match=r"has format 3, and this version of mer reads formats up to 2\. Upgrade mer\."
     ):
         store.feature("toy", "toynet")
     with pytest.raises(StoreError, match="Upgrade mer"):
