@@ -6,8 +6,18 @@ An architecture file has
     INPUTS      modality -> shape of one frame in the paper's set-up, for counting parameters
     TRAINING    the paper's training defaults, a `TrainConfig`
     ABLATIONS   the paper's ablation rows: name -> the fields of `Config` that it changes
+    TABLES      the paper's ablation tables with its numbers, a tuple of `fuse.tables.Table`: `mer fuse ablate`
     Config      its settings, a `Spec`
     build(config, tails, target) -> Architecture
+    canonical(config, modalities) -> Config
+                optional: `config` with every field at its default that changes nothing for these modalities and the
+                other fields (hff: `alignment` with time=dialogue). Cells of a table with the same canonical settings
+                and modalities coincide by construction: one is run, the others are printed as ≡.
+
+Blocks of a model may have a schedule of their own: `TrainConfig(groups={"cross": Group(scheduler="onecycle")})`
+gives the parameters of the submodule `cross` other settings of the optimizer than the rest (`train_config.Group`).
+Blocks that train apart are named in `stages`, and a late fusion fitted on validation in `fit_late_fusion`: see
+`Architecture`.
 
 A module takes flat parameters and never sees a config. It may rely on this about a batch: sequences are zero in their
 padding and wherever a modality is not available, where the length is zero too (`fuse/model.py` sees to it).
@@ -18,6 +28,7 @@ Axes: B utterances of a batch, T_m frames or tokens of modality m, M modalities,
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -81,14 +92,27 @@ class Architecture(nn.Module):
         unit: what may not be torn apart between batches; `dialogue` for a model that reads an utterance in the context
             of its predecessors.
         modalities: which it takes, in the order of a batch's `available` columns.
+        stages: submodules that are trained one after the other, each by itself: with its own schedule (that of its
+            group), early stopping and best epoch. What belongs to none of them is not trained by gradients.
+        stage: the one that is being trained: `forward` then gives the logits and losses of that branch alone. None
+            before and after, and always where there are no stages.
     """
 
     unit: Unit = "utterance"
     modalities: tuple[str, ...]
+    stages: tuple[str, ...] = ()
+    stage: str | None = None
 
     @abstractmethod
     def forward(self, batch: Batch) -> Output:
         """Predict, for each utterance of `batch`."""
+
+    def fit_late_fusion(self, batches: Iterator[Batch]) -> None:
+        """Fit what joins the branches, after training, on the validation split; nothing by default.
+
+        Called once, in evaluation mode and without gradients, with the best weights in place. `batches` are labelled,
+        already emptied where there is nothing (`Model.clean`), in the same order every time, and can be read once.
+        """
 
     def __call__(self, batch: Batch) -> Output:
         output: Output = super().__call__(batch)

@@ -12,17 +12,37 @@ ClassificationMetric = Literal["accuracy", "macro_f1", "weighted_f1", "uar", "pr
 RegressionMetric = Literal["mae", "mse", "rmse", "pearson", "ccc", "acc2", "acc2_nonneg", "acc7", "f1_nonneg"]
 
 
+Schedule = Literal["plateau", "onecycle", "cosine", "constant"]
+
+
+class Group(Spec):
+    """What a block of the model does otherwise than the rest; what is not set is as for the rest."""
+
+    lr: float | None = Field(default=None, gt=0)
+    """Learning rate of the block, the greatest for onecycle."""
+    weight_decay: float | None = Field(default=None, ge=0)
+    """Weight decay of the block."""
+    scheduler: Schedule | None = None
+    """Schedule of the block's learning rate."""
+
+
 class TrainConfig(Spec):
     """How a model is trained and which of its epochs is kept. The test split has no part in any of it."""
 
     optimizer: Literal["adamw", "adam"] = "adamw"
     """adamw: decoupled weight decay (Loshchilov & Hutter 2019); adam: decay inside the gradient."""
     lr: float = Field(default=3e-4, gt=0)
-    """Initial learning rate."""
+    """Initial learning rate; for onecycle the greatest."""
     weight_decay: float = Field(default=0.01, ge=0)
     """Weight decay of all parameters."""
-    scheduler: Literal["plateau", "none"] = "plateau"
-    """plateau: the rate is multiplied by `plateau_factor` when the monitored quantity stops improving."""
+    scheduler: Schedule = "plateau"
+    """plateau: the rate is multiplied by `plateau_factor` when the monitored quantity stops improving; onecycle: up to
+    `lr` and down to nothing over all steps of `max_epochs` (Smith & Topin 2019); cosine: down to nothing along half a
+    cosine over them (Loshchilov & Hutter 2017); constant: as it is."""
+    warmup: float = Field(default=0.3, gt=0, lt=1)
+    """Share of the steps in which onecycle rises."""
+    groups: dict[str, Group] = Field(default_factory=dict)
+    """Blocks of the model (submodules, by name) with settings of their own."""
     plateau_factor: float = Field(default=0.5, gt=0, lt=1)
     """What the rate is multiplied by on a plateau."""
     plateau_patience: int = Field(default=2, ge=0)
@@ -41,6 +61,10 @@ class TrainConfig(Spec):
     """balanced: a class weighs as the inverse of its training frequency (multilabel: positives against negatives)."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Probability mass that classification targets spread evenly over all classes."""
+    focal_gamma: float = Field(default=0.0, ge=0)
+    """Focal loss (Lin et al. 2017): what is predicted well counts less, by (1 - p)^gamma; 0: plain cross-entropy."""
+    modality_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Probability that training hides a modality of an utterance; one at least is always left."""
     regression_loss: Literal["mse", "mae"] = "mse"
     """What regression minimises: squared or absolute error."""
     standardize: bool = True

@@ -46,6 +46,7 @@ from fuse.arch import Architecture, Batch, Output, outputs
 from fuse.nn.attention import AdditivePooling, MultiHeadAttention
 from fuse.nn.lengths import frame_mask, resample
 from fuse.nn.monte_carlo import average_draws, noise_like
+from fuse.tables import Column, Row, Table
 from fuse.train_config import TrainConfig
 
 PREFERS = {
@@ -65,6 +66,61 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "10 heads": {"heads": 10},
 }
 """Table 4, and Table 5, whose 8 heads are the full model; with time=dialogue, "without alignment" is that too."""
+SUBSETS = (
+    ("speech",),
+    ("text",),
+    ("vision",),
+    ("speech", "text"),
+    ("speech", "vision"),
+    ("text", "vision"),
+    ("speech", "text", "vision"),
+)
+TABLES = (
+    Table(
+        key="4",
+        title="Table 4, IEMOCAP 6-way, weighted F1",
+        columns=tuple(Column("+".join(m[0].upper() for m in subset), "weighted_f1", subset) for subset in SUBSETS),
+        rows=(
+            Row("HFF (full model)", {}, (0.628, 0.655, 0.604, 0.676, 0.662, 0.681, 0.697)),
+            Row(
+                "without attention mechanism",
+                ABLATIONS["without attention"],
+                (0.602, 0.637, 0.575, 0.646, 0.632, 0.654, 0.659),
+            ),
+            Row(
+                "without dynamic weighting",
+                ABLATIONS["without dynamic weighting"],
+                (0.613, 0.643, 0.583, 0.654, 0.640, 0.662, 0.675),
+            ),
+            Row(
+                "without temporal modelling",
+                ABLATIONS["without temporal modelling"],
+                (0.615, 0.650, 0.598, 0.668, 0.655, 0.672, 0.675),
+            ),
+            Row(
+                "without cross-modality alignment",
+                ABLATIONS["without alignment"],
+                (0.617, 0.648, 0.585, 0.663, 0.649, 0.670, 0.685),
+            ),
+        ),
+    ),
+    Table(
+        key="5",
+        title="Table 5, attention heads",
+        columns=(
+            Column("MOSEI-ACC", "accuracy"),
+            Column("MOSEI-F1", "weighted_f1"),
+            Column("IEMOCAP-ACC", "accuracy"),
+            Column("IEMOCAP-F1", "weighted_f1"),
+        ),
+        rows=(
+            Row("4 heads", {"heads": 4}, (0.813, 0.807, 0.676, 0.663)),
+            Row("6 heads", {"heads": 6}, (0.820, 0.813, 0.682, 0.671)),
+            Row("8 heads (full model)", {"heads": 8}, (0.844, 0.823, 0.690, 0.695)),
+            Row("10 heads", {"heads": 10}, (0.830, 0.821, 0.689, 0.692)),
+        ),
+    ),
+)
 
 
 class Config(Spec):
@@ -130,6 +186,22 @@ def build(config: Config, tails: Mapping[str, tuple[int, ...]], target: Target) 
         kind=target.kind,
         **dict(config),
     )
+
+
+def canonical(config: Config, modalities: tuple[str, ...]) -> Config:
+    """Without the settings that change nothing: see `fuse/arch.py`."""
+    idle: set[str] = set()
+    if config.time == "dialogue":
+        idle |= {"alignment", "steps"}
+    if config.attention == "off":
+        idle |= {"layers", "heads", "head_width", "ffn_factor"}
+    if not config.dynamic_weighting:
+        idle |= {"initial_log_variance"}
+    if "text" not in modalities:
+        idle |= {"text_pool"}
+    if "speech" not in modalities:
+        idle |= {"speech_channels", "speech_pool", "speech_width"}
+    return config.model_copy(update={name: Config.model_fields[name].default for name in idle})
 
 
 class HFF(Architecture):

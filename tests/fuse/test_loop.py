@@ -76,7 +76,7 @@ def test_the_rate_falls_on_a_plateau(splits: Splits) -> None:
     changes = {"lr": 1e-6, "max_epochs": 4, "patience": 4, "plateau_patience": 0, "plateau_factor": 0.1}
     _, history = train(splits, **changes)
     assert [e.lr for e in history] == pytest.approx([1e-6, 1e-6, 1e-7, 1e-8])
-    _, constant = train(splits, **changes, scheduler="none")
+    _, constant = train(splits, **changes, scheduler="constant")
     assert {e.lr for e in constant} == {1e-6}
 
 
