@@ -130,6 +130,19 @@ class Feature:
         """The reason of every sample that has nothing of this modality, by id."""
         return self._reasons("absent")
 
+    def digest_of(self, ids: Sequence[str]) -> str:
+        """Identifies the exact data of these samples: sha256 over the fingerprint and, in their order, each one's state
+        and place, and the digests of the commits that hold them. What else the dataset has does not matter.
+        """
+        commits: dict[str, str | None] = {}
+        rows = []
+        for id_ in ids:
+            state, commit, row = self._state(id_)
+            if commit is not None:
+                commits[commit.segment.name] = commit.sha256
+            rows.append([state, None if commit is None else commit.segment.name, row])
+        return sha256_hex(canonical_bytes({"fingerprint": self.fingerprint, "rows": rows, "commits": commits}))
+
     def digest(self) -> str:
         """Identifies the exact data: sha256 over the fingerprint and the digests of the parts and the commits."""
         facts = {

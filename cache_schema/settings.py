@@ -51,8 +51,9 @@ class Spec(BaseModel):
         if error["type"] == "extra_forbidden":
             return f"{where}: " + unknown_name("field", name, list(cls.model_fields))
         field = cls.model_fields.get(name)
-        meaning = f" ({name}: {field.description})" if field and field.description else ""
-        return f"{where}: {name} = {error.get('input')!r}: {error['msg']}{meaning}"
+        meaning = f" ({name}: {' '.join(field.description.split())})" if field and field.description else ""
+        reason = error["msg"].removeprefix("Value error, ")
+        return f"{where}: {name} = {error.get('input')!r}: {reason}{meaning}"
 
     def with_assignments(self, assignments: list[str], where: str) -> Self:
         """A copy with `field=value` assignments applied, values read as JSON where they are JSON, else as text.
