@@ -93,7 +93,9 @@ def extract(
     dataset: DatasetName,
     root: Annotated[Path | None, typer.Option(help="The data root; default $MER_DATA/DATASET.")] = None,
     store: StorePath = DEFAULT_STORE,
-    encoders: Annotated[str, typer.Option(help="Comma-separated encoders; default all.")] = "",
+    encoders: Annotated[
+        str, typer.Option(help="Comma-separated encoders; default those for the corpus and its language.")
+    ] = "",
     weights: Annotated[
         str | None,
         typer.Option(

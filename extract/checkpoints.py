@@ -31,6 +31,7 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.b
 TOKENIZER = (
     "tokenizer.json",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
     "tokenizer_config.json",
     "special_tokens_map.json",

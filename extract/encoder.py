@@ -3,6 +3,8 @@
 An encoder file has
     SUMMARY    one line for `mer encoders`
     MODALITY   which modality it describes
+    DEFAULT_FOR  the languages of the corpora on which it runs when no encoder is named: "any", or BCP 47 tags; () for
+               an encoder that runs on request alone
     Config     its settings, an `EncoderConfig`
     HUB        `HubCheckpoint` with the default checkpoint, or None for an encoder without weights
     describe(config, checkpoint) -> FeatureSpec       reads configuration files and digests, loads no weights
@@ -30,6 +32,7 @@ from cache_schema.samples import Utterance
 from cache_schema.settings import Spec
 
 Stream = Literal["text", "audio", "video"]
+Languages = tuple[str, ...] | Literal["any"]
 
 
 class EncoderConfig(Spec):

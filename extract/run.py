@@ -110,7 +110,7 @@ def extract(
         dataset: which adapter reads `root`, as `meld` or `folder`.
         root: the data root.
         store_path: the store's folder; made if absent.
-        encoders: which encoders run; empty: all.
+        encoders: which encoders run; empty: those that run by default on the corpus's language.
         weights: None for the Hugging Face hub or its local cache, a folder, `random` or `random-small`.
         name: the dataset's name in the store; None: the adapter's own.
         crop: which part of a picture the vision encoders see.
@@ -130,7 +130,9 @@ def extract(
     corpus = _enumerate(dataset, root, name)
     for note in corpus.notes:
         say(note)
-    names = list(dict.fromkeys(encoders)) or ENCODERS.names()
+    names = list(dict.fromkeys(encoders)) or by_default(corpus.corpus.language)
+    if not encoders and not any(ENCODERS.load(encoder).MODALITY == "text" for encoder in names):
+        say(f"No text encoder runs by default on {corpus.corpus.language!r}: name one with --encoders.")
     reads_media = [ENCODERS.load(encoder).MODALITY != "text" for encoder in names]
     utterances = corpus.utterances[:limit] if limit is not None else corpus.utterances
     _refuse_all_missing(corpus, utterances, root, reads_media)
@@ -158,6 +160,13 @@ def extract(
             jobs = [replace(job, writer=store.writer(dataset_name, job.spec)) for job in jobs]
     timing = pipeline.run(jobs, root, device, only, progress)
     return _report(store, dataset_name, jobs, corpus.notes, time.perf_counter() - started, timing)
+
+
+def by_default(language: str) -> list[str]:
+    """The encoders that run where none is named, on a corpus of this language (BCP 47), in the order of their names."""
+    spoken = language.partition("-")[0].lower()
+    default_for = {name: ENCODERS.load(name).DEFAULT_FOR for name in ENCODERS.names()}
+    return [name for name, languages in default_for.items() if languages == "any" or spoken in languages]
 
 
 def _enumerate(dataset: str, root: Path, name: str | None) -> Enumeration:

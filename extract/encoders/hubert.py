@@ -22,11 +22,12 @@ from cache_schema.errors import SettingsError
 from cache_schema.feature_spec import ArraySpec, FeatureSpec, Modality
 from cache_schema.rows import Failed, Row
 from extract.checkpoints import PREPROCESSOR, Checkpoint, HubCheckpoint
-from extract.encoder import Clip, EncoderConfig, Needs
+from extract.encoder import Clip, EncoderConfig, Languages, Needs
 from extract.frozen import batches, budget_for, feature_spec, inference, load, stored
 
 SUMMARY = "HuBERT: a vector per 20 ms of speech"
 MODALITY: Modality = "speech"
+DEFAULT_FOR: Languages = "any"
 HUB = HubCheckpoint("facebook/hubert-base-ls960", licence="Apache-2.0", assets=PREPROCESSOR)
 VERSION = 1
 

@@ -22,11 +22,12 @@ from pydantic import Field, model_validator
 
 from cache_schema.feature_spec import ArraySpec, FeatureSpec, Modality
 from cache_schema.rows import Failed, Row
-from extract.encoder import Clip, EncoderConfig, Needs
+from extract.encoder import Clip, EncoderConfig, Languages, Needs
 from extract.frozen import stored
 
 SUMMARY = "MFCC: cepstral coefficients of the speech, no weights"
 MODALITY: Modality = "speech"
+DEFAULT_FOR: Languages = "any"
 HUB = None
 VERSION = 1
 

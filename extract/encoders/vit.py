@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from cache_schema.feature_spec import ArraySpec, FeatureSpec, Modality
 from cache_schema.rows import Row
 from extract.checkpoints import PREPROCESSOR, Checkpoint, HubCheckpoint
-from extract.encoder import Clip, Needs, VisionConfig
+from extract.encoder import Clip, Languages, Needs, VisionConfig
 from extract.frozen import budget_for, feature_spec, load
 from extract.vision import Pixels, encode_frames
 
 SUMMARY = "ViT: the class token of each video frame"
 MODALITY: Modality = "vision"
+DEFAULT_FOR: Languages = "any"
 HUB = HubCheckpoint("google/vit-base-patch16-224-in21k", licence="Apache-2.0", assets=PREPROCESSOR)
 VERSION = 1
 

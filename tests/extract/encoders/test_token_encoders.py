@@ -1,4 +1,4 @@
-"""RoBERTa against transformers called plainly, and its offsets against the text."""
+"""RoBERTa, BERT and KoELECTRA against transformers called plainly, and their offsets against the text."""
 
 from __future__ import annotations
 
@@ -19,19 +19,27 @@ from cache_schema.rows import Failed
 from cache_schema.samples import Utterance
 from extract.checkpoints import Checkpoint, resolve
 from extract.encoder import Clip
-from extract.encoders import roberta
+from extract.encoders import ENCODERS, roberta
+from extract.transcripts import TokenEncoder
 
 TEXTS = ("Why would you do that?", "ok", "I am so happy today, you know! " * 5, "Ünïcödé and 😀 and 한국어", "“quoted”")
 
 
+@pytest.fixture(scope="module", params=["roberta", "bert", "koelectra"])
+def checkpoint(request: pytest.FixtureRequest, small: Callable[[str], Checkpoint]) -> Checkpoint:
+    return small(request.param)
+
+
 @pytest.fixture(scope="module")
-def checkpoint(small: Callable[[str], Checkpoint]) -> Checkpoint:
+def of_roberta(small: Callable[[str], Checkpoint]) -> Checkpoint:
     return small("roberta")
 
 
-def encoder(checkpoint: Checkpoint, **values: object) -> roberta.Encoder:
-    config = roberta.Config.parse({"output_dtype": "float32", **values}, "roberta")
-    return roberta.Encoder(config, checkpoint, "cpu")
+def encoder(checkpoint: Checkpoint, **values: object) -> TokenEncoder:
+    module = ENCODERS.load(checkpoint.encoder)
+    config = module.Config.parse({"output_dtype": "float32", **values}, checkpoint.encoder)
+    made: TokenEncoder = module.Encoder(config, checkpoint, "cpu")
+    return made
 
 
 def clips(*texts: str) -> list[Clip]:
@@ -48,9 +56,9 @@ def near(found: np.ndarray, expected: np.ndarray) -> bool:
 
 @pytest.mark.parametrize("layer", [None, 0, 1, 2])
 def test_equals_transformers(checkpoint: Checkpoint, layer: int | None) -> None:
-    from transformers import AutoTokenizer, RobertaModel
+    from transformers import AutoModel, AutoTokenizer
 
-    model = RobertaModel.from_pretrained(checkpoint.folder, add_pooling_layer=False).eval()
+    model = AutoModel.from_pretrained(checkpoint.folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
     for text, row in zip(TEXTS, encoder(checkpoint, layer=layer).encode(clips(*TEXTS)), strict=True):
         with torch.no_grad():
@@ -71,8 +79,8 @@ def test_offsets_point_at_the_characters_of_each_token(checkpoint: Checkpoint) -
 
 @settings(max_examples=40, deadline=None)
 @given(text=st.text(min_size=1, max_size=60).filter(lambda t: t.strip() and not SPECIAL.search(t)))
-def test_every_text_has_tokens_and_offsets_within_it(checkpoint: Checkpoint, text: str) -> None:
-    ids, offsets = encoder_once(checkpoint)._tokens(text)
+def test_every_text_has_tokens_and_offsets_within_it(of_roberta: Checkpoint, text: str) -> None:
+    ids, offsets = encoder_once(of_roberta)._tokens(text)
     assert len(ids) == len(offsets) >= 3
     assert 3 not in ids  # <unk>
     assert (offsets[:, 0] <= offsets[:, 1]).all()
@@ -80,10 +88,10 @@ def test_every_text_has_tokens_and_offsets_within_it(checkpoint: Checkpoint, tex
     assert (np.diff(offsets[1:-1], axis=0) >= 0).all()
 
 
-_made: dict[str, roberta.Encoder] = {}
+_made: dict[str, TokenEncoder] = {}
 
 
-def encoder_once(checkpoint: Checkpoint) -> roberta.Encoder:
+def encoder_once(checkpoint: Checkpoint) -> TokenEncoder:
     return _made.setdefault(str(checkpoint.folder), encoder(checkpoint))
 
 
@@ -103,20 +111,23 @@ def test_truncation_is_by_choice(checkpoint: Checkpoint) -> None:
 
 def test_a_layer_that_is_not_there_is_refused(checkpoint: Checkpoint) -> None:
     with pytest.raises(SettingsError, match="2 layers"):
-        roberta.describe(roberta.Config(layer=3), checkpoint)
+        module = ENCODERS.load(checkpoint.encoder)
+        module.describe(module.Config(layer=3), checkpoint)
 
 
 def test_a_checkpoint_without_a_tokenizer_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
     """transformers would make one that knows no word, and every text would have the same two tokens."""
     shutil.copytree(checkpoint.folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / "tokenizer.json").unlink()
-    bare = resolve("roberta", roberta.HUB, str(tmp_path))
+    (tmp_path / "vocab.txt").unlink(missing_ok=True)
+    module = ENCODERS.load(checkpoint.encoder)
+    bare = resolve(checkpoint.encoder, module.HUB, str(tmp_path))
     with pytest.raises(SettingsError, match="tokenizer"):
-        roberta.describe(roberta.Config(), bare)
+        module.describe(module.Config(), bare)
 
 
-def test_the_older_tokenizer_files_give_the_same_tokens(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    shutil.copytree(checkpoint.folder, tmp_path, dirs_exist_ok=True)
+def test_the_older_tokenizer_files_give_the_same_tokens(of_roberta: Checkpoint, tmp_path: Path) -> None:
+    shutil.copytree(of_roberta.folder, tmp_path, dirs_exist_ok=True)
     learnt = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "vocab.json").write_text(json.dumps(learnt["vocab"]))
@@ -125,11 +136,31 @@ def test_the_older_tokenizer_files_give_the_same_tokens(checkpoint: Checkpoint, 
     older = resolve("roberta", roberta.HUB, str(tmp_path))
     assert {"vocab.json", "merges.txt"} <= set(roberta.describe(roberta.Config(), older).assets)
     for text in TEXTS:
-        (ids, offsets), (other_ids, other_offsets) = (encoder_once(c)._tokens(text) for c in (checkpoint, older))
+        (ids, offsets), (other_ids, other_offsets) = (encoder_once(c)._tokens(text) for c in (of_roberta, older))
         assert ids == other_ids
         assert np.array_equal(offsets, other_offsets)
 
 
 def test_the_layer_is_in_the_fingerprint(checkpoint: Checkpoint) -> None:
-    prints = {roberta.describe(roberta.Config(layer=layer), checkpoint).fingerprint() for layer in (None, 0, 1)}
+    module = ENCODERS.load(checkpoint.encoder)
+    prints = {module.describe(module.Config(layer=layer), checkpoint).fingerprint() for layer in (None, 0, 1)}
     assert len(prints) == 3
+
+
+def test_pooled_tokens_are_one_vector_without_offsets(checkpoint: Checkpoint) -> None:
+    module = ENCODERS.load(checkpoint.encoder)
+    rows = list(encoder(checkpoint).encode(clips(*TEXTS)))
+    for pool, pooled in (("mean", lambda v: v.mean(axis=0)), ("cls", lambda v: v[0])):
+        spec = module.describe(module.Config(pool=pool), checkpoint)
+        assert [array.name for array in spec.arrays] == ["values"]
+        for row, whole in zip(encoder(checkpoint, pool=pool).encode(clips(*TEXTS)), rows, strict=True):
+            assert row.keys() == {"values"}
+            assert near(row["values"][0], pooled(whole["values"]))
+            assert len(row["values"]) == 1
+
+
+def test_an_upper_case_name_keeps_its_offsets_in_an_uncased_model(small: Callable[[str], Checkpoint]) -> None:
+    text = "RACHEL left; Élodie stayed."
+    (row,) = encoder(small("bert")).encode(clips(text))
+    pieces = [text[start:end] for start, end in row["offsets"][1:-1]]
+    assert "".join(pieces) == text.replace(" ", "")
