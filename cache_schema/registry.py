@@ -44,6 +44,58 @@ class Registry:
         self.require(name)
         return importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
 
+    def path(self, name: str) -> Path:
+        """The file of the entry called `name`, for reading it without importing it."""
+        self.require(name)
+        return self.folder / f"{name.replace('-', '_')}.py"
+
+
+class JoinedRegistry:
+    """Several registries under one lookup. A name stands in one of them only.
+
+    Args:
+        parts: the registries, in order.
+    """
+
+    def __init__(self, *parts: Registry) -> None:
+        self.parts = parts
+        self.kind = " or ".join(part.kind for part in parts)
+
+    def names(self) -> list[str]:
+        """Every entry's name: those of the first registry, sorted, then those of the next."""
+        return [name for part in self.parts for name in part.names()]
+
+    def part(self, name: str) -> Registry:
+        """The registry that `name` stands in.
+
+        Raises:
+            SettingsError: it stands in none; the message says which name may be meant.
+        """
+        for part in self.parts:
+            if name in part.names():
+                return part
+        raise SettingsError(unknown_name(self.kind, name, self.names()))
+
+    def require(self, name: str) -> None:
+        """Check that there is an entry called `name`, without importing it.
+
+        Raises:
+            SettingsError: there is none.
+        """
+        self.part(name)
+
+    def load(self, name: str) -> ModuleType:
+        """Import the entry called `name`.
+
+        Raises:
+            SettingsError: there is no such entry.
+        """
+        return self.part(name).load(name)
+
+    def path(self, name: str) -> Path:
+        """The file of the entry called `name`."""
+        return self.part(name).path(name)
+
 
 def unknown_name(kind: str, name: str, known: list[str]) -> str:
     """The one line for a name that is not known, with the nearest that is."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 from typing import Any
 
 from cache_schema.samples import Target
@@ -18,12 +17,11 @@ EXAMPLE = Target(
 
 
 def list_archs() -> list[dict[str, str]]:
-    """Name and first sentence of each architecture; imports none of them."""
+    """Name, kind (architecture or baseline) and first sentence of each; imports none of them."""
     found = []
     for name in ARCHS.names():
-        path = Path(ARCHS.folder, f"{name.replace('-', '_')}.py")
-        head = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
-        found.append({"name": name, "summary": head.partition("\n")[0]})
+        head = ast.get_docstring(ast.parse(ARCHS.path(name).read_text("utf-8"))) or ""
+        found.append({"name": name, "kind": ARCHS.part(name).kind, "summary": head.partition("\n")[0]})
     return found
 
 

@@ -17,16 +17,16 @@ app = typer.Typer(
 
 @app.command("archs")
 def fuse_archs(as_json: AsJson = False) -> None:
-    """List the fusion architectures."""
+    """List the fusion architectures, and the baselines to measure them against."""
     from fuse.describe import list_archs
 
     found = list_archs()
     if as_json:
         print_json({arch["name"]: arch for arch in found})
         return
-    table = table_of("architecture", "what it is")
+    table = table_of("name", "kind", "what it is")
     for arch in found:
-        table.add_row(arch["name"], arch["summary"])
+        table.add_row(arch["name"], arch["kind"], arch["summary"])
     OUT.print(table)
 
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from cache_schema.errors import SettingsError
-from cache_schema.registry import Registry, unknown_name
+from cache_schema.registry import JoinedRegistry, Registry, unknown_name
 from cache_schema.settings import Spec
 
 
@@ -66,6 +66,20 @@ def test_a_folder_is_the_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert registry.load("fish-eye").WIDTH == 7
     with pytest.raises(SettingsError, match=r"There is no lens called 'fisheye'\. Did you mean 'fish-eye'\?"):
         registry.load("fisheye")
+
+
+def test_joined_registries_are_one_lookup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package, name in (("lens", "fish_eye"), ("filter", "blue")):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("")
+        (tmp_path / package / f"{name}.py").write_text(f"NAME = {name!r}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    joined = JoinedRegistry(*(Registry(kind, tmp_path / kind, kind) for kind in ("lens", "filter")))
+    assert joined.names() == ["fish-eye", "blue"]
+    assert joined.load("blue").NAME == "blue" and joined.part("fish-eye").kind == "lens"
+    assert joined.path("fish-eye") == tmp_path / "lens" / "fish_eye.py"
+    with pytest.raises(SettingsError, match=r"There is no lens or filter called 'blu'\. Did you mean 'blue'\?"):
+        joined.require("blu")
 
 
 def test_nothing_near_is_not_guessed() -> None:

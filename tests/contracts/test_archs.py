@@ -10,7 +10,9 @@ from typing import Any
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["fuse.arch", "fuse.archs", "fuse.nn", "fuse.model", "fuse.data"], "beartype.beartype")
+install_import_hook(
+    ["fuse.arch", "fuse.archs", "fuse.baselines", "fuse.nn", "fuse.model", "fuse.data"], "beartype.beartype"
+)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

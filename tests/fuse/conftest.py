@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["fuse.arch", "fuse.archs", "fuse.nn", "fuse.model", "fuse.data"], "beartype.beartype")
+install_import_hook(
+    ["fuse.arch", "fuse.archs", "fuse.baselines", "fuse.nn", "fuse.model", "fuse.data"], "beartype.beartype"
+)
 
 from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
