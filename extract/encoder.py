@@ -42,6 +42,9 @@ class EncoderConfig(Spec):
     """Type in which features are stored; the encoder itself computes in `compute_dtype`."""
     compute_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type in which the encoder's forward pass runs; it changes the numbers, so it is in the fingerprint."""
+    pool: Literal["none", "mean", "first"] = "none"
+    """none: every frame; mean: one vector, the mean over the clip's frames; first: the first frame alone, which is the
+    class token of a text encoder."""
 
 
 class VisionConfig(EncoderConfig):

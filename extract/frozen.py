@@ -18,6 +18,9 @@ from extract.encoder import EncoderConfig
 if TYPE_CHECKING:
     from extract.checkpoints import Checkpoint
 
+UTTERANCES_PER_SECOND = 0.3
+"""Of conversation (MELD: 3.2 s each): what segments of pooled features are sized with."""
+
 
 def feature_spec(
     feature: str,
@@ -30,7 +33,19 @@ def feature_spec(
     rate_hz: float | None,
     nominal_rate_hz: float,
 ) -> FeatureSpec:
-    """The specification of a feature that a transformers model computes; loads no weights."""
+    """The specification of a feature that a transformers model computes; loads no weights.
+
+    Args:
+        feature: its name.
+        modality: which modality it describes.
+        model: the model's class in transformers.
+        version: of the encoder's code.
+        config, checkpoint: the encoder's.
+        arrays: what is stored.
+        rate_hz: frames per second where frames are on a clock, before any pooling.
+        nominal_rate_hz: frames per second that segments are sized with, before any pooling.
+    """
+    rate_hz, nominal_rate_hz = rates(config, rate_hz, nominal_rate_hz)
     return FeatureSpec(
         feature=feature,
         modality=modality,
@@ -47,6 +62,11 @@ def feature_spec(
         random_weights=checkpoint.random,
         assets=checkpoint.assets,
     )
+
+
+def rates(config: EncoderConfig, rate_hz: float | None, nominal_rate_hz: float) -> tuple[float | None, float]:
+    """The two rates of a feature's spec: those of its frames, or of one vector per utterance where it is pooled."""
+    return (rate_hz, nominal_rate_hz) if config.pool == "none" else (None, UTTERANCES_PER_SECOND)
 
 
 def load(model: str, checkpoint: Checkpoint, device: str, compute_dtype: str, **options: Any) -> Any:
@@ -134,7 +154,9 @@ def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 
 
 def stored(values: NDArray[np.float32], config: EncoderConfig) -> NDArray[np.generic] | Failed:
-    """`values` in the type they are stored in, or why they cannot be."""
+    """Frames (n, *tail), pooled as the settings say, in the type they are stored in; or why they cannot be."""
+    if config.pool != "none":
+        values = values.mean(axis=0, keepdims=True) if config.pool == "mean" else values[:1]
     if not np.isfinite(values).all():
         return Failed(f"the encoder's values are not finite in compute_dtype={config.compute_dtype}")
     with np.errstate(over="ignore"):

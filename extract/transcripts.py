@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,6 @@ class TextConfig(EncoderConfig):
 
     layer: int | None = Field(default=None, ge=0)
     """Transformer layer whose output is stored: 1 is the first, 0 the embeddings, None the last."""
-    pool: Literal["none", "mean", "cls"] = "none"
-    """none: a vector per token; mean: one vector, the mean over all tokens; cls: the first token alone."""
     truncate: bool = False
     """Keep what fits of a transcript longer than the model takes; otherwise it is a recorded failure."""
 
@@ -120,12 +118,10 @@ class TokenEncoder:
         yield from rows
 
     def _row(self, vectors: NDArray[np.float32], offsets: NDArray[np.int32]) -> Row:
-        pool = self.config.pool
-        kept = vectors if pool == "none" else vectors[:1] if pool == "cls" else vectors.mean(axis=0, keepdims=True)
-        values = stored(kept, self.config)
+        values = stored(vectors, self.config)
         if isinstance(values, Failed):
             return values
-        return {"values": values, "offsets": offsets} if pool == "none" else {"values": values}
+        return {"values": values, "offsets": offsets} if self.config.pool == "none" else {"values": values}
 
     def _tokens(self, text: str) -> tuple[list[int], NDArray[np.int32]]:
         """(ids, offsets int32 (tokens, 2)) of a transcript."""

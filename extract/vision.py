@@ -74,25 +74,37 @@ def encode_frames(
     request: FrameRequest,
     config: VisionConfig,
     budget: int,
-    forward: Callable[[NDArray[np.uint8]], Any],
+    forward: Callable[[NDArray[np.uint8]], dict[str, Any]],
 ) -> Iterator[Row]:
-    """One row per clip, in order: a vector per frame, frames of many clips going through the model together.
+    """One row per clip, in order, frames of many clips going through the model together.
 
     Args:
         clips: with the frames of `request`.
         request: which frames.
         config: the encoder's settings.
         budget: frames in one batch.
-        forward: frames (n, size, size, 3) to a tensor (n, width).
+        forward: frames (n, size, size, 3) to tensors by name, each (n, *tail).
     """
     if not clips:
         return
     frames = [clip.frames[request] for clip in clips]
     with inference():
-        vectors = np.concatenate([forward(batch).float().cpu().numpy() for batch in _batches(frames, budget)])
-    for own in np.split(vectors, np.cumsum([len(f) for f in frames])[:-1]):
-        values = stored(own, config)
-        yield values if isinstance(values, Failed) else {"values": values}
+        parts = [
+            {name: tensor.float().cpu().numpy() for name, tensor in forward(batch).items()}
+            for batch in _batches(frames, budget)
+        ]
+    ends = np.cumsum([len(f) for f in frames])[:-1]
+    whole = {name: np.split(np.concatenate([part[name] for part in parts]), ends) for name in parts[0]}
+    for index in range(len(frames)):
+        row: dict[str, NDArray[np.generic]] = {}
+        for name, arrays in whole.items():
+            values = stored(arrays[index], config)
+            if isinstance(values, Failed):
+                yield values
+                break
+            row[name] = values
+        else:
+            yield row
 
 
 def _batches(frames: Sequence[NDArray[np.uint8]], budget: int) -> Iterator[NDArray[np.uint8]]:

@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from cache_schema.feature_spec import ArraySpec, FeatureSpec, Modality
 from cache_schema.rows import Failed, Row
 from extract.encoder import Clip, EncoderConfig, Languages, Needs
-from extract.frozen import stored
+from extract.frozen import rates, stored
 
 SUMMARY = "MFCC: cepstral coefficients of the speech, no weights"
 MODALITY: Modality = "speech"
@@ -89,7 +89,7 @@ class Config(EncoderConfig):
 
 def describe(config: Config, checkpoint: None) -> FeatureSpec:
     """What is stored for a clip: values (frames, n_mfcc times 1, 2 or 3)."""
-    rate = config.sample_rate_hz / config.hop
+    rate, nominal = rates(config, config.sample_rate_hz / config.hop, config.sample_rate_hz / config.hop)
     return FeatureSpec(
         feature="mfcc",
         modality=MODALITY,
@@ -97,7 +97,7 @@ def describe(config: Config, checkpoint: None) -> FeatureSpec:
         version=VERSION,
         arrays=(ArraySpec(name="values", dtype=config.output_dtype, tail=(config.width,)),),
         rate_hz=rate,
-        nominal_rate_hz=rate,
+        nominal_rate_hz=nominal,
         settings=config.non_default(),
         full_settings=config.model_dump(mode="json"),
     )

@@ -69,9 +69,9 @@ class Encoder:
         """One row per clip, in order."""
         return encode_frames(clips, self.pixels.request(self.config), self.config, self.budget, self._forward)
 
-    def _forward(self, frames: NDArray[np.uint8]) -> Any:
+    def _forward(self, frames: NDArray[np.uint8]) -> dict[str, Any]:
         pixels = self.pixels.tensor(frames, self.device, self.model.dtype)
-        return self.model(pixels).pooler_output.flatten(1)
+        return {"values": self.model(pixels).pooler_output.flatten(1)}
 
 
 def draw(size: str, folder: Path, sentences: Sequence[str]) -> Any:

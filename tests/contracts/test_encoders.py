@@ -113,6 +113,18 @@ def test_a_batch_changes_nothing(module: ModuleType, checkpoint: Checkpoint | No
         assert_equal_features(list(module.Encoder(config, checkpoint, "cpu", budget).encode(clips)), together)
 
 
+@pytest.mark.parametrize("pool", ["mean", "first"])
+def test_pooling_is_of_the_clips_own_frames(module: ModuleType, checkpoint: Checkpoint | None, pool: str) -> None:
+    clips = clips_for(module.needs(config_of(module), checkpoint))
+    config = config_of(module, pool=pool)
+    spec = module.describe(config, checkpoint)
+    assert spec.rate_hz is None
+    assert spec.fingerprint() != module.describe(config_of(module), checkpoint).fingerprint()
+    whole = list(module.Encoder(config_of(module), checkpoint, "cpu").encode(clips))
+    expected = [{"values": r["values"].mean(0, keepdims=True) if pool == "mean" else r["values"][:1]} for r in whole]
+    assert_equal_features(list(module.Encoder(config, checkpoint, "cpu").encode(clips)), expected)
+
+
 def test_clips_differ(module: ModuleType, checkpoint: Checkpoint | None) -> None:
     config = config_of(module)
     first, _, _, fourth, *_ = module.Encoder(config, checkpoint, "cpu").encode(

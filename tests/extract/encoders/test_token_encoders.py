@@ -150,7 +150,7 @@ def test_the_layer_is_in_the_fingerprint(checkpoint: Checkpoint) -> None:
 def test_pooled_tokens_are_one_vector_without_offsets(checkpoint: Checkpoint) -> None:
     module = ENCODERS.load(checkpoint.encoder)
     rows = list(encoder(checkpoint).encode(clips(*TEXTS)))
-    for pool, pooled in (("mean", lambda v: v.mean(axis=0)), ("cls", lambda v: v[0])):
+    for pool, pooled in (("mean", lambda v: v.mean(axis=0)), ("first", lambda v: v[0])):
         spec = module.describe(module.Config(pool=pool), checkpoint)
         assert [array.name for array in spec.arrays] == ["values"]
         for row, whole in zip(encoder(checkpoint, pool=pool).encode(clips(*TEXTS)), rows, strict=True):

@@ -132,3 +132,65 @@ def test_the_frame_rate_is_in_the_spec(name: str, small: Callable[[str], Checkpo
     assert (five.rate_hz, ten.rate_hz) == (5.0, 10.0)
     assert five.fingerprint() != ten.fingerprint()
     assert five.values.tail == ({"resnet": 256, "vit": 128}[name],)
+
+
+def vit_rows(checkpoint: Checkpoint, **values: object) -> list[Any]:
+    config = vit.Config.parse({"crop": "whole", "output_dtype": "float32", **values}, "vit")
+    spec = vit.describe(config, checkpoint)
+    rows = list(vit.Encoder(config, checkpoint, "cpu", budget=4).encode(clips(SIDE["vit"])))
+    assert all({a.name: a.tail for a in spec.arrays} == {n: x.shape[1:] for n, x in row.items()} for row in rows)
+    return rows
+
+
+@pytest.mark.parametrize("grid", [1, 3, 4, 6])
+def test_vit_patches_are_averaged_to_a_grid(small: Callable[[str], Checkpoint], grid: int) -> None:
+    """Each cell is the mean of the patches whose stretch of rows and columns it covers, as torch cuts them."""
+    from transformers import ViTModel
+
+    checkpoint = small("vit")
+    model = ViTModel.from_pretrained(checkpoint.folder, add_pooling_layer=False).eval()
+    for row, clip in zip(vit_rows(checkpoint, tokens="grid", grid=grid), clips(SIDE["vit"]), strict=True):
+        (frames,) = clip.frames.values()
+        with torch.no_grad():
+            tokens = model(**processor_of("vit", checkpoint.folder)(list(frames), return_tensors="pt"))
+        hidden = tokens.last_hidden_state.numpy()
+        patches = hidden[:, 1:].reshape(len(frames), 6, 6, -1)
+        cuts = [(i * 6 // grid, -(-(i + 1) * 6 // grid)) for i in range(grid)]
+        cells = [patches[:, a:b, c:d].mean(axis=(1, 2)) for a, b in cuts for c, d in cuts]
+        assert_near(row["values"], np.stack([hidden[:, 0], *cells], axis=1))
+
+
+def test_vit_attention_is_the_class_tokens(small: Callable[[str], Checkpoint]) -> None:
+    from transformers import ViTModel
+
+    checkpoint = small("vit")
+    model = ViTModel.from_pretrained(checkpoint.folder, add_pooling_layer=False, attn_implementation="eager").eval()
+    plain = vit_rows(checkpoint)
+    for row, other, clip in zip(vit_rows(checkpoint, attention=True), plain, clips(SIDE["vit"]), strict=True):
+        (frames,) = clip.frames.values()
+        with torch.no_grad():
+            inputs = processor_of("vit", checkpoint.folder)(list(frames), return_tensors="pt")
+            last = model(**inputs, output_attentions=True).attentions[-1]
+        assert_near(row["attention"], last[:, :, 0, 1:].mean(dim=1).numpy())
+        assert (row["attention"].sum(axis=1) < 1).all()
+        assert_near(row["values"], other["values"])
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_vit_layers(small: Callable[[str], Checkpoint], layer: int) -> None:
+    from transformers import ViTModel
+
+    checkpoint = small("vit")
+    model = ViTModel.from_pretrained(checkpoint.folder, add_pooling_layer=False).eval()
+    for row, clip in zip(vit_rows(checkpoint, layer=layer), clips(SIDE["vit"]), strict=True):
+        (frames,) = clip.frames.values()
+        with torch.no_grad():
+            inputs = processor_of("vit", checkpoint.folder)(list(frames), return_tensors="pt")
+            states = model(**inputs, output_hidden_states=True).hidden_states
+        assert_near(row["values"], states[layer][:, 0].numpy())
+
+
+@pytest.mark.parametrize("wrong", [{"layer": 3}, {"tokens": "grid", "grid": 8}])
+def test_what_the_vit_does_not_have_is_refused(small: Callable[[str], Checkpoint], wrong: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=r"2 layers|6 x 6 patches"):
+        vit.describe(vit.Config(crop="whole", **wrong), small("vit"))
