@@ -7,6 +7,7 @@ An architecture file has
     TRAINING    the paper's training defaults, a `TrainConfig`
     ABLATIONS   the paper's ablation rows: name -> the fields of `Config` that it changes
     TABLES      the paper's ablation tables with its numbers, a tuple of `fuse.tables.Table`: `mer fuse ablate`
+    COMPANIONS  optional: name -> `Companion`: inputs that lie on the frames of a modality, one array more for each
     Config      its settings, a `Spec`
     build(config, tails, target) -> Architecture
     canonical(config, modalities) -> Config
@@ -20,16 +21,41 @@ Blocks that train apart are named in `stages`, and a late fusion fitted on valid
 `Architecture`.
 
 A module takes flat parameters and never sees a config. It may rely on this about a batch: sequences are zero in their
-padding and wherever a modality is not available, where the length is zero too (`fuse/model.py` sees to it).
+padding and wherever a modality is not available, where the length is zero too, and companions are zero wherever they
+are not there (`fuse/model.py` sees to it).
 
-Axes: B utterances of a batch, T_m frames or tokens of modality m, M modalities, C classes.
+Companions. An architecture may read more than one array per modality: the time interval of each text token, the facial
+landmarks of each vision frame. A companion has a row for every frame of its modality and is always optional: a batch
+holds it under its name where the store has what it is made from, and says for each frame whether it is there. A module
+names those that it reads in `companions` and gets them as
+
+    batch.companions.get("intervals")           (B, T_text, 2), zero where not there; None: the store has none at all
+    batch.companions_there["intervals"]         (B, T_text) bool
+
+    intervals   on text tokens, (2,): the token's first and past-last frame of speech, real numbers: seconds times the
+                rate of the speech feature, before any pooling. A token has the interval of its word (from the first
+                to the last, where it has several); special tokens have none. Not there without text and speech.
+    landmarks   on vision frames, (P, 3): the points of the face in the frame, x and y in coordinates of the face crop,
+                0..1 from its left upper corner, z in the same unit.
+
+What they are made from in the store, by `fuse/companions.py`:
+
+    words       `values` (W, 2) float32, start and end of each word in seconds from the clip's start;
+                sibling `offsets` (W, 2) int32, the word's characters in the utterance's text, [start, end).
+                The text feature's own sibling `offsets` (T, 2) has the same for its tokens, (0, 0) for special ones.
+    landmarks   `values` (F, 478, 3) float at `rate_hz`, frame k of the crop that vision features of the same rate see;
+                sibling `there` (F,) bool (tail ()): whether a face was found in the frame; values are 0 where none was.
+                (Stored numbers must be finite, so what is not there needs a mask.)
+
+Axes: B utterances of a batch, T_m frames or tokens of modality m, M modalities, C classes, P points of a face.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -39,6 +65,27 @@ from torch import Tensor, nn
 from cache_schema.samples import Target
 
 Unit = Literal["utterance", "dialogue"]
+
+
+@dataclass(frozen=True)
+class Companion:
+    """An input that lies on the frames of a modality.
+
+    Attributes:
+        modality: the modality whose frames it lies on.
+        features: names of the store's features that it is made from, best first.
+        join: how: `words` through the characters of words and tokens, `time` the frame nearest in time.
+        tail: shape of one frame in the paper's set-up.
+        needs: further modalities without which it has no meaning.
+        without: what the architecture does where it is not there, as a phrase: runs and `mer fuse show` say it.
+    """
+
+    modality: str
+    features: tuple[str, ...]
+    join: Literal["words", "time"]
+    tail: tuple[int, ...]
+    without: str
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +101,8 @@ class Batch:
         dialogue: number of the dialogue within the batch that each utterance belongs to (B,).
         position: place of the utterance within its dialogue, from 0 (B,). Where utterances are the unit, each one is
             a dialogue of its own.
+        companions: name -> its values on the frames of its modality (B, T_m, *tail).
+        companions_there: name -> at which frames there are any (B, T_m).
     """
 
     ids: tuple[str, ...]
@@ -63,6 +112,8 @@ class Batch:
     target: Shaped[Tensor, " B *_"] | None
     dialogue: Int[Tensor, " B"]
     position: Int[Tensor, " B"]
+    companions: dict[str, Shaped[Tensor, "B _ *_"]] = field(default_factory=dict)
+    companions_there: dict[str, Bool[Tensor, "B _"]] = field(default_factory=dict)
 
     def replace(self, **changes: object) -> Batch:
         """A copy with other fields."""
@@ -92,6 +143,7 @@ class Architecture(nn.Module):
         unit: what may not be torn apart between batches; `dialogue` for a model that reads an utterance in the context
             of its predecessors.
         modalities: which it takes, in the order of a batch's `available` columns.
+        companions: those that it reads: name -> the modality, one of its own, whose frames they lie on.
         stages: submodules that are trained one after the other, each by itself: with its own schedule (that of its
             group), early stopping and best epoch. What belongs to none of them is not trained by gradients.
         stage: the one that is being trained: `forward` then gives the logits and losses of that branch alone. None
@@ -100,6 +152,7 @@ class Architecture(nn.Module):
 
     unit: Unit = "utterance"
     modalities: tuple[str, ...]
+    companions: Mapping[str, str] = MappingProxyType({})
     stages: tuple[str, ...] = ()
     stage: str | None = None
 

@@ -10,7 +10,7 @@ of its longest, C classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Int, Shaped
@@ -26,6 +26,25 @@ JITTER = 0.2
 
 
 @dataclass(frozen=True)
+class Laid:
+    """A companion of a modality: one row for each of its frames, of all utterances, one after the other.
+
+    Attributes:
+        modality: whose frames it lies on.
+        values: (F, *tail).
+        there: at which frames there is anything (F).
+    """
+
+    modality: str
+    values: Shaped[Tensor, " F *_"]
+    there: Bool[Tensor, " F"]
+
+    def to(self, device: torch.device) -> Laid:
+        """The same, resident on `device`."""
+        return Laid(self.modality, self.values.to(device), self.there.to(device))
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Utterances of one split, in corpus order. Splits of a dataset share their frames.
 
@@ -38,6 +57,7 @@ class Dataset:
         starts: modality -> where in them each utterance begins (N,).
         lengths: modality -> how many it has (N,); 0 where the modality is not available.
         dialogues: number of each utterance's dialogue (N,); utterances of a dialogue are in order of their turns.
+        companions: name -> what lies on a modality's frames.
     """
 
     name: str
@@ -48,6 +68,7 @@ class Dataset:
     starts: dict[str, Int[Tensor, " N"]]
     lengths: dict[str, Int[Tensor, " N"]]
     dialogues: Int[Tensor, " N"]
+    companions: dict[str, Laid] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -71,6 +92,10 @@ class Dataset:
         """sha256 over the ids, in order: which utterances the split holds."""
         return sha256_hex(canonical_bytes(self.ids))
 
+    def labels_digest(self) -> str:
+        """sha256 over the labels, in order."""
+        return sha256_hex(canonical_bytes(None if self.labels is None else self.labels.tolist()))
+
     def select(self, rows: Int[Tensor, " B"]) -> Dataset:
         """The utterances in `rows`, in that order, over the same frames."""
         return replace(
@@ -91,6 +116,7 @@ class Dataset:
             starts={m: x.to(device) for m, x in self.starts.items()},
             lengths={m: x.to(device) for m, x in self.lengths.items()},
             dialogues=self.dialogues.to(device),
+            companions={name: laid.to(device) for name, laid in self.companions.items()},
         )
 
     def batch(self, rows: Int[Tensor, " B"], unit: Unit = "utterance") -> Batch:
@@ -99,13 +125,13 @@ class Dataset:
         What lies in the padding, or where a modality is not available, is some other frame: `fuse.model.Model` empties
         it. For unit=dialogue, utterances of one dialogue are expected together and in order.
         """
-        sequences, lengths = {}, {}
+        sequences, lengths, indices = {}, {}, {}
         for modality, frames in self.frames.items():
             length = self.lengths[modality][rows]
             offset = torch.arange(max(int(length.max()), 1), device=frames.device)
             index = (self.starts[modality][rows, None] + offset).clamp_(max=len(frames) - 1)
-            sequences[modality] = frames.index_select(0, index.flatten()).view(*index.shape, *frames.shape[1:]).float()
-            lengths[modality] = length
+            sequences[modality] = _gathered(frames, index).float()
+            lengths[modality], indices[modality] = length, index
         dialogue = torch.arange(len(rows))
         position = torch.zeros_like(dialogue)
         if unit == "dialogue":
@@ -121,6 +147,8 @@ class Dataset:
             target=None if self.labels is None else self.labels[rows],
             dialogue=dialogue.to(rows.device),
             position=position.to(rows.device),
+            companions={n: _gathered(c.values, indices[c.modality]).float() for n, c in self.companions.items()},
+            companions_there={n: c.there[indices[c.modality]] for n, c in self.companions.items()},
         )
 
     def batches(self, size: int, unit: Unit, generator: torch.Generator | None = None) -> Iterator[Batch]:
@@ -170,16 +198,62 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Splits:
-    """What training may see, and the test split, sealed until the model is chosen."""
+class Selection:
+    """What training and search may see."""
 
     train: Dataset
     val: Dataset
+
+
+@dataclass(frozen=True)
+class Splits(Selection):
+    """The same, and the test split, sealed until the model is chosen."""
+
     _test: Dataset
 
     def open_test(self) -> Dataset:
         """The test split: for the one measurement after everything has been chosen."""
         return self._test
+
+
+def joined(name: str, parts: Sequence[Dataset]) -> Dataset:
+    """Datasets with the same modalities, companions and target, one after the other.
+
+    Raises:
+        DataError: they differ in any.
+    """
+    first = parts[0]
+    for other in parts[1:]:
+        if (other.tails, other.target, set(other.companions)) != (first.tails, first.target, set(first.companions)):
+            raise DataError(f"{first.name} and {other.name} have other features or targets: they cannot be joined.")
+    frames = {m: torch.cat([p.frames[m] for p in parts]) for m in first.frames}
+    starts: dict[str, list[Tensor]] = {m: [] for m in frames}
+    dialogues, used = [], 0
+    begin = dict.fromkeys(frames, 0)
+    for part in parts:
+        for m in frames:
+            starts[m].append(part.starts[m] + begin[m])
+            begin[m] += len(part.frames[m])
+        dialogues.append(part.dialogues + used)
+        used = int(dialogues[-1].max()) + 1
+    return Dataset(
+        name=name,
+        ids=tuple(i for p in parts for i in p.ids),
+        target=first.target,
+        labels=None if first.labels is None else torch.cat([p.labels for p in parts if p.labels is not None]),
+        frames=frames,
+        starts={m: torch.cat(s) for m, s in starts.items()},
+        lengths={m: torch.cat([p.lengths[m] for p in parts]) for m in frames},
+        dialogues=torch.cat(dialogues),
+        companions={
+            name: Laid(
+                laid.modality,
+                torch.cat([p.companions[name].values for p in parts]),
+                torch.cat([p.companions[name].there for p in parts]),
+            )
+            for name, laid in first.companions.items()
+        },
+    )
 
 
 def scales(train: Dataset, standardize: bool) -> dict[str, tuple[Tensor, Tensor]]:
@@ -212,6 +286,11 @@ def scales(train: Dataset, standardize: bool) -> dict[str, tuple[Tensor, Tensor]
         constant = deviation <= 1e-6 * (1 + mean.abs())
         found[modality] = (mean.float(), torch.where(constant, 1.0, deviation).float())
     return found
+
+
+def _gathered(frames: Shaped[Tensor, " F *_"], index: Int[Tensor, "B T"]) -> Shaped[Tensor, "B T *_"]:
+    """The frames at `index`."""
+    return frames.index_select(0, index.flatten()).view(*index.shape, *frames.shape[1:])
 
 
 def _cut(rows: Tensor, size: int) -> list[Tensor]:

@@ -18,7 +18,7 @@ class Model(nn.Module):
     """An architecture behind its door; what is trained, saved and loaded.
 
     Whatever lies in the padding or in a modality that is not available, NaN included, is replaced by zero before the
-    architecture sees it, and the modality's length is set to zero.
+    architecture sees it, and the modality's length is set to zero; so are companions, which are not there then.
 
     Args:
         network: the architecture's module.
@@ -48,7 +48,7 @@ class Model(nn.Module):
         return cls(network, {m: (torch.zeros(tail), torch.ones(tail)) for m, tail in tails.items()})
 
     def clean(self, batch: Batch) -> Batch:
-        """The batch as the architecture gets it: its own modalities, standardised, zero where there is nothing."""
+        """The batch as the architecture gets it: its own modalities, standardised; zero where there is nothing."""
         sequences, lengths = {}, {}
         names = list(batch.sequences)
         available = batch.available[:, [names.index(m) for m in self.network.modalities]]
@@ -60,4 +60,16 @@ class Model(nn.Module):
             scaled = torch.addcmul(shift, x.to(scale.dtype), scale)
             sequences[modality] = scaled.masked_fill_(empty.view(*empty.shape, *[1] * (x.ndim - 2)), 0.0)
             lengths[modality] = length
-        return batch.replace(sequences=sequences, lengths=lengths, available=available)
+        companions, there = {}, {}
+        for name, modality in self.network.companions.items():
+            if name in batch.companions:
+                x = batch.companions[name]
+                there[name] = batch.companions_there[name] & frame_mask(lengths[modality], x.shape[1])
+                companions[name] = x.masked_fill(~there[name].view(*x.shape[:2], *[1] * (x.ndim - 2)), 0.0)
+        return batch.replace(
+            sequences=sequences,
+            lengths=lengths,
+            available=available,
+            companions=companions,
+            companions_there=there,
+        )
