@@ -43,9 +43,10 @@ from cache_schema.errors import SettingsError
 from cache_schema.samples import Target
 from cache_schema.settings import Spec
 from fuse.arch import Architecture, Batch, Output, outputs
-from fuse.nn.attention import AdditivePooling, MultiHeadAttention
+from fuse.nn.attention import AdditivePooling
 from fuse.nn.lengths import frame_mask, resample
 from fuse.nn.monte_carlo import average_draws, noise_like
+from fuse.nn.transformer import EncoderLayer
 from fuse.tables import Column, Row, Table
 from fuse.train_config import TrainConfig
 
@@ -358,7 +359,7 @@ class HFF(Architecture):
         """Level 2: f1 joined by what f0 attends to (23), through the encoder layers; and the first layer's weights."""
         x, residual, first = f0, f1, None
         for layer in self.level2:
-            x, weights = layer(x, x if memory is None else memory, residual, visible)
+            x, weights = layer(x, x if memory is None else memory, residual, visible)  # (21-23)
             first = weights if first is None else first
             residual = x
         return residual, first
@@ -472,34 +473,3 @@ class BayesianFusion(nn.Module):
         share = log_weights.softmax(dim=2)
         sigma = (-0.5 * log_weights.logsumexp(dim=2)).exp() if self.log_variance else None
         return (share * means).sum(dim=2), sigma, share.mean(dim=-1)
-
-
-class EncoderLayer(nn.Module):
-    """LayerNorm(MultiHead + residual), then LayerNorm(FFN + identity): a post-norm Transformer encoder layer.
-
-    Args:
-        d: model width.
-        heads: attention heads.
-        head_width: width of a head.
-        hidden: width of the feed-forward part.
-        dropout: of each sublayer's output, before the residual is added (Vaswani et al. 2017, 5.4).
-    """
-
-    def __init__(self, d: int, heads: int, head_width: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.attend = MultiHeadAttention(d, heads, head_width)
-        self.feed_forward = nn.Sequential(nn.Linear(d, hidden), nn.ReLU(), nn.Linear(hidden, d))
-        self.norm_attention, self.norm_feed_forward = nn.LayerNorm(d), nn.LayerNorm(d)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(
-        self,
-        x: Float[Tensor, "G T d"],
-        memory: Float[Tensor, "G S d"],
-        residual: Float[Tensor, "G T d"],
-        visible: Bool[Tensor, "_ _ S"] | None,
-    ) -> tuple[Float[Tensor, "G T d"], Float[Tensor, "G H T S"]]:
-        """The layer's output and its attention weights."""
-        read, weights = self.attend(x, memory, visible)  # (21-22)
-        y = self.norm_attention(self.dropout(read) + residual)  # (23)
-        return self.norm_feed_forward(y + self.dropout(self.feed_forward(y))), weights
