@@ -1,4 +1,4 @@
-"""MFCC against the paper's sums written out, and against another implementation."""
+"""MFCC and log-mel energies against the paper's sums written out, and against another implementation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from cache_schema.samples import Utterance
+from extract import mel
 from extract.encoder import Clip
-from extract.encoders import mfcc
+from extract.encoders import logmel, mfcc
 
 
 def sound(samples: int = 3000) -> NDArray[np.float32]:
@@ -80,6 +81,10 @@ def test_equals_another_implementation() -> None:
     found = encode(x, pre_emphasis=0.0)
     assert found.shape == (100, 40)
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+    config = logmel.Config(pre_emphasis=0.0, output_dtype="float32")
+    (row,) = logmel.Encoder(config, None, "cpu").encode([Clip(Utterance(id="a"), audio={16000: x})])
+    assert row["values"].shape == (100, 64)
+    assert np.abs(row["values"] - logs.T[:100]).max() <= 1e-5 * np.abs(logs).max()
 
 
 @pytest.mark.parametrize("samples", [1, 2, 159, 160, 161, 399, 400, 16000])
@@ -112,7 +117,7 @@ def test_deltas_are_the_regression_of_the_htk_book() -> None:
         expected = [
             sum(theta * (at(t + theta) - at(t - theta)) for theta in range(1, width + 1)) / scale for t in range(9)
         ]
-        assert np.allclose(mfcc.deltas(frames, width), expected)
+        assert np.allclose(mel.deltas(frames, width), expected)
 
 
 def test_delta_settings_widen_the_frames() -> None:
@@ -123,7 +128,7 @@ def test_delta_settings_widen_the_frames() -> None:
     assert (plain.shape[1], both.shape[1], second.shape[1]) == (13, 39, 26)
     assert np.array_equal(both[:, :13], plain)
     assert np.array_equal(both[:, 26:], second[:, 13:])
-    assert np.allclose(both[:, 26:], mfcc.deltas(both[:, 13:26].astype(np.float64), 2), atol=1e-4)
+    assert np.allclose(both[:, 26:], mel.deltas(both[:, 13:26].astype(np.float64), 2), atol=1e-4)
     assert encode(x[:160], delta=True, delta_delta=True).shape == (1, 120)
 
 
