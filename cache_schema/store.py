@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Self
 
 from cache_schema.canonical import seal, unseal
@@ -21,7 +21,7 @@ from cache_schema.parts import Part, Samples, part_names, read_part, write_part
 from cache_schema.plan import SegmentPlan
 from cache_schema.registry import unknown_name
 from cache_schema.samples import Corpus, Utterance
-from cache_schema.storage import Storage
+from cache_schema.storage import Storage, open_storage
 from cache_schema.writer import FeatureWriter
 
 MARKER = "mer-store.json"
@@ -46,25 +46,34 @@ class FeatureStore:
         self._samples: dict[str, Samples] = {}
 
     @classmethod
-    def open(cls, path: str | Path, mode: Literal["r", "a"] = "r") -> Self:
-        """Open the store in the folder `path`.
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        mode: Literal["r", "a"] = "r",
+        say: Callable[[str], None] = lambda line: None,
+    ) -> Self:
+        """Open the store at `path`.
 
         Args:
-            path: a folder.
+            path: a folder, or a URL as "s3://bucket/prefix" (`cache_schema.storage.open_storage`).
             mode: "r" to read; "a" to append too, which makes the store where there is none.
+            say: called with a line about the place when a store was made.
 
         Raises:
-            StoreError: there is no store, the folder holds something else, or its format is newer.
+            StoreError: there is no store, the folder holds something else, its format is newer, or no store can lie
+                there.
             DamagedError: its marker is damaged.
         """
+        storage = open_storage(path)
         location = str(path)
-        if "://" in location:
-            raise StoreError(f"{location}: a store lies in a local or shared folder; give its path.")
-        storage = Storage(Path(path))
-        if mode == "a" and storage.get(MARKER) is None:
-            _create(storage, location)
+        data = storage.get(MARKER)
+        if mode == "a" and data is None:
+            say(f"Made a feature store in {location} ({_create(storage)}: yes).")
+        elif mode == "a" and data is not None:
+            storage.require_put_if_absent(MARKER, data)
         data = storage.get(MARKER)
         if data is None:
+            storage.names("")  # says so where it is the bucket that is not there
             raise StoreError(f"{location} holds no feature store (no {MARKER}). `mer extract` makes one.")
         require_known_format(unseal(data, f"{location}/{MARKER}"), location)
         return cls(location, storage, writable=mode == "a")
@@ -324,10 +333,16 @@ def read_feature(storage: Storage, folder: str) -> tuple[Group, dict[str, Commit
     return group, commits
 
 
-def _create(storage: Storage, location: str) -> None:
-    """Make a store in a folder that is absent or empty; another process may do so at the same time."""
-    storage.make_folder(storage.root)
+def _create(storage: Storage) -> str:
+    """Make a store in a place that is absent or empty, and say what makes put-if-absent work there.
+
+    Another process may do so at the same time.
+    """
     others = storage.names("")
     if others and MARKER not in others:
-        raise StoreError(f"{location} holds {others[0]!r} and no feature store; give a new or empty folder.")
-    storage.put_if_absent(MARKER, seal({"format": BASE_FORMAT, "kind": "mer feature store"}))
+        raise StoreError(f"{storage.location} holds {others[0]!r} and no feature store; give a new or empty folder.")
+    primitive = storage.prepare()
+    storage.put_if_absent(
+        MARKER, seal({"format": BASE_FORMAT, "kind": "mer feature store", "put_if_absent": primitive})
+    )
+    return primitive

@@ -20,7 +20,7 @@ from cache_schema.parts import Part, Samples
 from cache_schema.plan import Segment, SegmentPlan
 from cache_schema.rows import Absent, Arrays, Failed, Row
 from cache_schema.samples import Utterance
-from cache_schema.storage import Storage, explained
+from cache_schema.storage import Storage
 
 
 class FeatureWriter:
@@ -139,7 +139,7 @@ class FeatureWriter:
             empty = np.empty((0, *array.tail), array.dtype)
             values = np.concatenate([empty, *(row[array.name] for row in rows)])
             place = f"{prefix}/{array.name}"
-            with explained(self._storage.root / place):
+            with self._storage.explained(place):
                 write_array(self._storage, place, array, values)
             self._require_same_bytes(place, array, values)
         files = {}

@@ -23,7 +23,8 @@ import pyarrow.parquet  # noqa: F401 - imported before the forks, as zarr is
 import zarr  # noqa: F401
 from store_builders import PLAN, PROVENANCE, assert_intact, build, corpus, rows, spec, utterances, write
 
-from cache_schema import storage, writer
+from cache_schema import writer
+from cache_schema.storage.local import LocalStorage
 from cache_schema.store import FeatureStore
 from cache_schema.verify import verify
 
@@ -34,8 +35,8 @@ STEPS = (
     (os, "link"),
     (os, "unlink"),
     (writer, "write_array"),
-    (storage.Storage, "get"),
-    (storage.Storage, "sync"),
+    (LocalStorage, "get"),
+    (LocalStorage, "sync"),
 )
 
 

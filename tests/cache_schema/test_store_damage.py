@@ -321,12 +321,12 @@ def test_repair_drops_what_is_damaged_and_only_that_is_extracted_again(copy: Pat
 
 
 def test_the_commit_goes_before_its_data(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cache_schema.storage import Storage
+    from cache_schema.storage.local import LocalStorage
 
     order = []
-    real_delete, real_folder = Storage.delete, Storage.delete_folder
-    monkeypatch.setattr(Storage, "delete", lambda self, key: (order.append(key), real_delete(self, key))[1])
-    monkeypatch.setattr(Storage, "delete_folder", lambda self, key: (order.append(key), real_folder(self, key))[1])
+    real_delete, real_folder = LocalStorage.delete, LocalStorage.delete_folder
+    monkeypatch.setattr(LocalStorage, "delete", lambda self, key: (order.append(key), real_delete(self, key))[1])
+    monkeypatch.setattr(LocalStorage, "delete_folder", lambda self, key: (order.append(key), real_folder(self, key))[1])
     store = FeatureStore.open(copy, mode="a")
     files_of(copy, "shard")[0].write_bytes(b"")
     (finding,) = repair(store)

@@ -14,7 +14,7 @@ import pytest
 from store_builders import PLAN, assert_intact, build, corpus, row, rows, spec, utterances, write
 
 from cache_schema.errors import StoreError
-from cache_schema.storage import Storage
+from cache_schema.storage.local import LocalStorage
 from cache_schema.store import FeatureStore
 from cache_schema.verify import verify
 
@@ -81,7 +81,7 @@ class Trace:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
         self.events: list[tuple[str, str]] = []
         self._root = root
-        real_fsync, real_link, real_mkdir, real_get = os.fsync, os.link, os.mkdir, Storage.get
+        real_fsync, real_link, real_mkdir, real_get = os.fsync, os.link, os.mkdir, LocalStorage.get
 
         def fsync(descriptor: int) -> None:
             self._note("fsync", Path(f"/proc/self/fd/{descriptor}").readlink())
@@ -96,14 +96,14 @@ class Trace:
             real_mkdir(path, *given, **named)
             self._note("mkdir", path)
 
-        def get(storage: Storage, key: str) -> bytes | None:
+        def get(storage: LocalStorage, key: str) -> bytes | None:
             self._note("get", storage.root / key)
             return real_get(storage, key)
 
         monkeypatch.setattr(os, "fsync", fsync)
         monkeypatch.setattr(os, "link", link)
         monkeypatch.setattr(os, "mkdir", mkdir)
-        monkeypatch.setattr(Storage, "get", get)
+        monkeypatch.setattr(LocalStorage, "get", get)
 
     def _note(self, what: str, path: Any) -> None:
         path = Path(path)
@@ -163,7 +163,7 @@ def test_every_file_and_folder_is_on_disk_before_it_is_visible(tmp_path: Path, m
 
 
 def test_put_if_absent_never_replaces(tmp_path: Path) -> None:
-    storage = Storage(tmp_path)
+    storage = LocalStorage(tmp_path)
     assert storage.put_if_absent("a/b.json", b"first")
     assert storage.put_if_absent("a/b.json", b"first")
     assert not storage.put_if_absent("a/b.json", b"second")
@@ -180,7 +180,7 @@ def test_who_wins_is_what_is_read_back_whatever_the_link_said(tmp_path: Path, mo
         raise FileExistsError(target)
 
     monkeypatch.setattr(os, "link", lost_reply)
-    assert Storage(tmp_path).put_if_absent("a.json", b"mine")
+    assert LocalStorage(tmp_path).put_if_absent("a.json", b"mine")
 
 
 def test_a_file_system_that_refuses_is_explained_and_nothing_is_left(
@@ -191,7 +191,7 @@ def test_a_file_system_that_refuses_is_explained_and_nothing_is_left(
 
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(StoreError, match=r"a\.json: Operation not permitted\. .*hard links"):
-        Storage(tmp_path).put_if_absent("a.json", b"x")
+        LocalStorage(tmp_path).put_if_absent("a.json", b"x")
     assert list(tmp_path.iterdir()) == []
 
 

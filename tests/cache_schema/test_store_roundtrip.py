@@ -317,8 +317,6 @@ def test_opening(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"holds 'thesis\.tex' and no feature store"):
         FeatureStore.open(tmp_path / "full", mode="a")
     assert [p.name for p in (tmp_path / "full").iterdir()] == ["thesis.tex"]
-    with pytest.raises(StoreError, match="local or shared folder"):
-        FeatureStore.open("s3://bucket/store", mode="a")
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError):
         FeatureStore.open(tmp_path / "file", mode="a")

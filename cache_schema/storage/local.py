@@ -1,7 +1,7 @@
-"""Where a store's bytes lie: every access to a folder goes through here.
+"""A store in a folder of a local disk or a shared POSIX file system.
 
-Keys are relative paths with forward slashes. Documents are written once and never replaced: correct by
-immutability and put-if-absent, not by locks. Names that begin with a dot are temporary and belong to nobody.
+A hard link makes a document visible: it fails where the name exists, and a reader sees all of the file or nothing.
+Creating the file under its own name would show half of it after a crash, and a rename would replace another's.
 """
 
 from __future__ import annotations
@@ -12,40 +12,46 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache_schema.errors import DamagedError, StoreError
+from cache_schema.storage.interface import STEPS, TEMPORARY_SUFFIX, Storage
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
-TEMPORARY_SUFFIX = ".partial"
+NEEDS_HARD_LINKS = (
+    "A store needs a file system with hard links, as ext4, XFS, APFS, NTFS and NFS have and FAT, exFAT and some "
+    "mounts of cloud drives have not: put it on another one, or on S3 (--store s3://BUCKET/PREFIX)."
+)
 
 
-class Storage:
-    """A folder on a local disk or a shared POSIX file system.
+class LocalStorage(Storage):
+    """A folder.
 
     Args:
         root: the folder; it need not exist.
-
-    Every method raises `StoreError` where the file system refuses (no permission, disk full, no hard links).
     """
+
+    primitive = "hard links"
+    replaced = f"a hard link replaced a file that was there. {NEEDS_HARD_LINKS}"
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.location = str(root)
+
+    def require_put_if_absent(self, key: str, data: bytes) -> None:
+        """Nothing to ask: a hard link never replaces, and `put_if_absent` fails where there are none."""
 
     def names(self, prefix: str) -> list[str]:
-        """Sorted names directly below `prefix`, temporary ones left out; empty where there is no such folder."""
         return [name for name in self._entries(prefix) if not name.startswith(".")]
 
     def temporary(self, prefix: str) -> list[str]:
-        """Sorted names of what interrupted writers left directly below `prefix`."""
         return [n for n in self._entries(prefix) if n.startswith(".") and n.endswith(TEMPORARY_SUFFIX)]
 
     def files(self, prefix: str) -> dict[str, int]:
-        """Size in bytes of every file below `prefix`, by its path relative to `prefix`."""
         top = self.root / prefix
         found = {}
         with explained(top):
@@ -57,7 +63,6 @@ class Storage:
         return found
 
     def get(self, key: str) -> bytes | None:
-        """The bytes under `key`, or None where there is no such file."""
         path = self.root / key
         try:
             with explained(path):
@@ -66,7 +71,6 @@ class Storage:
             return None
 
     def size(self, key: str) -> int | None:
-        """Bytes under `key`, or None where there is no such file."""
         path = self.root / key
         try:
             with explained(path):
@@ -75,27 +79,25 @@ class Storage:
             return None
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Make `data` visible under `key`, whole and on disk, unless something is there already.
-
-        A hard link makes it visible: it fails where the name exists, and a reader sees all of it or nothing.
-
-        Returns:
-            Whether what lies under `key` now, read back, is `data`.
-        """
         path = self.root / key
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
         self.make_folder(path.parent)
         with explained(path):
             try:
+                STEPS.debug("write %s", temporary.name)
                 with temporary.open("xb") as file:
                     file.write(data)
                     file.flush()
+                    STEPS.debug("fsync %s", temporary.name)
                     os.fsync(file.fileno())
-                with suppress(FileExistsError), _needing_hard_links(path):
-                    os.link(temporary, path)
+                STEPS.debug("link %s", key)
+                _link(temporary, path)
+                STEPS.debug("fsync the folder of %s", key)
                 fsync_folder(path.parent)
             finally:
+                STEPS.debug("remove %s", temporary.name)
                 temporary.unlink(missing_ok=True)
+        STEPS.debug("read back %s", key)
         return self.get(key) == data
 
     def make_folder(self, folder: Path) -> None:
@@ -110,15 +112,15 @@ class Storage:
                 fsync_folder(missing.parent)
 
     def new_folder(self, prefix: str) -> None:
-        """Make the folder `prefix`, which must not exist."""
         path = self.root / prefix
         self.make_folder(path.parent)
         with explained(path):
+            STEPS.debug("make %s", prefix)
             path.mkdir()
 
     def sync(self, prefix: str) -> None:
-        """Bring every file and folder below `prefix`, and the name `prefix` itself, to disk."""
         top = self.root / prefix
+        STEPS.debug("fsync %s", prefix)
         with explained(top):
             for folder, _, names in os.walk(top):
                 for name in names:
@@ -127,22 +129,27 @@ class Storage:
             fsync_folder(top.parent)
 
     def delete(self, key: str) -> None:
-        """Delete the file under `key`, if there is one, and bring that to disk."""
         path = self.root / key
-        with explained(path):
-            path.unlink(missing_ok=True)
+        STEPS.debug("delete %s", key)
+        with explained(path), suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
             if path.parent.is_dir():
                 fsync_folder(path.parent)
 
     def delete_folder(self, prefix: str) -> None:
-        """Delete everything below `prefix`, if there is anything."""
         path = self.root / prefix
-        with explained(path), suppress(FileNotFoundError):  # another may delete it at the same time
-            if path.is_dir():
-                shutil.rmtree(path)
+        STEPS.debug("delete all of %s", prefix)
+        with explained(path):
+            try:
+                if path.is_dir():
+                    shutil.rmtree(path)
+            except FileNotFoundError:
+                pass  # another deletes it at the same time
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:  # on NFS a file that somebody reads stays, as .nfs..., until closed
+                    raise
 
     def age_hours(self, key: str) -> float | None:
-        """Hours since anything under `key`, a file or a folder, was last changed; None where nothing is there."""
         top = self.root / key
         times = []
         with explained(top):
@@ -152,10 +159,12 @@ class Storage:
         return (time.time() - max(times)) / 3600 if times else None
 
     def zarr_store(self, prefix: str, *, read_only: bool) -> Store:
-        """The folder `prefix` as a store that zarr reads and writes."""
         from zarr.storage import LocalStore
 
         return LocalStore(self.root / prefix, read_only=read_only)
+
+    def explained(self, key: str) -> AbstractContextManager[None]:
+        return explained(self.root / key)
 
     def _entries(self, prefix: str) -> list[str]:
         path = self.root / prefix
@@ -193,13 +202,11 @@ def explained(path: Path) -> Iterator[None]:
         raise StoreError(f"{path}: {error.strerror or error}.") from error
 
 
-@contextmanager
-def _needing_hard_links(path: Path) -> Iterator[None]:
+def _link(temporary: Path, path: Path) -> None:
+    """Give a file a second name unless that is taken; who reads back knows which of the two it was."""
     try:
-        yield
+        os.link(temporary, path)
     except FileExistsError:
-        raise
+        pass
     except OSError as error:
-        raise StoreError(
-            f"{path}: {error.strerror or error}. A store needs a file system with hard links (ext4, XFS, APFS, NFS)."
-        ) from error
+        raise StoreError(f"{path}: {error.strerror or error}. {NEEDS_HARD_LINKS}") from error
