@@ -17,10 +17,11 @@ install_import_hook(
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
 
 from cache_schema.samples import Target  # noqa: E402
 from cache_schema.settings import Spec  # noqa: E402
-from fuse.arch import Batch, outputs  # noqa: E402
+from fuse.arch import Batch, Companion, outputs  # noqa: E402
 from fuse.archs import ARCHS  # noqa: E402
 from fuse.loop import Loss  # noqa: E402
 from fuse.model import Model  # noqa: E402
@@ -62,6 +63,31 @@ def tails_of(arch: ModuleType) -> dict[str, tuple[int, ...]]:
     return {m: (*tail[:-1], WIDTH + i) for i, (m, tail) in enumerate(arch.INPUTS.items())}
 
 
+def companions_of(arch: ModuleType) -> dict[str, Companion]:
+    """What the architecture reads beside the modalities' own frames."""
+    return dict(getattr(arch, "COMPANIONS", {}))
+
+
+def make_companions(
+    arch: ModuleType, lengths: dict[str, Tensor], random: torch.Generator
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Values and where there are any. Intervals lie within FRAMES, one after the other, a special token at each end."""
+    values, there = {}, {}
+    for key, companion in companions_of(arch).items():
+        length = lengths[companion.modality]
+        count = len(length)
+        inside = torch.arange(FRAMES) < length[:, None]
+        if companion.join == "words":
+            steps = 0.3 + torch.rand(count, FRAMES, 1, generator=random)
+            last = steps.cumsum(dim=1)
+            values[key] = torch.cat([last - steps, last], dim=2)
+            there[key] = inside & (torch.arange(FRAMES) > 0) & (torch.arange(FRAMES) < length[:, None] - 1)
+        else:
+            values[key] = torch.rand(count, FRAMES, *companion.tail, generator=random)
+            there[key] = inside
+    return values, there
+
+
 def make_model(arch: ModuleType, target: Target = CLASSIFICATION, only: str | None = None, **changes: Any) -> Model:
     torch.manual_seed(0)
     tails = {m: tail for m, tail in tails_of(arch).items() if only in (None, m)}
@@ -81,6 +107,7 @@ def make_batch(arch: ModuleType, target: Target = CLASSIFICATION, count: int = 6
         shape = (count,) if target.kind == "regression" else (count, outputs(target))
         labels = torch.randint(0, 2, shape, generator=random).float()
     half = (count + 1) // 2
+    companions, there = make_companions(arch, lengths, random)
     return Batch(
         ids=tuple(f"u{i}" for i in range(count)),
         sequences=sequences,
@@ -89,6 +116,8 @@ def make_batch(arch: ModuleType, target: Target = CLASSIFICATION, count: int = 6
         target=labels,
         dialogue=torch.arange(count) // half,
         position=torch.arange(count) % half,
+        companions=companions,
+        companions_there=there,
     )
 
 
@@ -106,14 +135,34 @@ class _Labels:
 
 
 def poisoned(batch: Batch, value: float, more: int = 4) -> Batch:
-    """The same utterances with `more` frames of padding, all padding holding `value`."""
-    sequences = {}
+    """The same utterances with `more` frames of padding, all padding holding `value`, and so do companions where they
+    are not there."""
+    sequences, companions, there = {}, {}, {}
     for modality, x in batch.sequences.items():
         longer = torch.cat([x, x.new_zeros(len(x), more, *x.shape[2:])], dim=1)
         padding = torch.arange(FRAMES + more) >= batch.lengths[modality][:, None]
         longer[padding] = value
         sequences[modality] = longer
-    return batch.replace(sequences=sequences)
+    for key, x in batch.companions.items():
+        there[key] = F.pad(batch.companions_there[key], (0, more))
+        companions[key] = torch.cat([x, x.new_zeros(len(x), more, *x.shape[2:])], dim=1)
+        companions[key][~there[key]] = value
+    return batch.replace(sequences=sequences, companions=companions, companions_there=there)
+
+
+def with_rows(batch: Batch, rows: Tensor) -> Batch:
+    """The utterances in `rows`, each in its old place of its dialogue."""
+    return Batch(
+        ids=tuple(batch.ids[i] for i in rows.tolist()),
+        sequences={m: x[rows] for m, x in batch.sequences.items()},
+        lengths={m: n[rows] for m, n in batch.lengths.items()},
+        available=batch.available[rows],
+        target=None,
+        dialogue=batch.dialogue[rows],
+        position=batch.position[rows],
+        companions={key: x[rows] for key, x in batch.companions.items()},
+        companions_there={key: x[rows] for key, x in batch.companions_there.items()},
+    )
 
 
 def test_the_file_says_what_it_is(name: str, arch: ModuleType) -> None:
@@ -123,6 +172,8 @@ def test_the_file_says_what_it_is(name: str, arch: ModuleType) -> None:
     assert issubclass(arch.Config, Spec)
     assert isinstance(arch.TRAINING, TrainConfig)
     assert set(arch.INPUTS) == set(arch.PREFERS)
+    for companion in companions_of(arch).values():
+        assert {companion.modality, *companion.needs} <= set(arch.PREFERS) and companion.without
     for field, facts in arch.Config.model_fields.items():
         assert facts.description and facts.description.rstrip().endswith("."), f"{name}: {field} needs a sentence"
     for changes in arch.ABLATIONS.values():
@@ -159,14 +210,12 @@ def test_an_utterance_alone_is_the_same_as_among_others(arch: ModuleType) -> Non
     alone = [i for i in range(6) if int(batch.position[i]) == 0]
     for row in alone:
         longest = {m: int(n[row]) for m, n in batch.lengths.items()}
-        one = Batch(
-            ids=(batch.ids[row],),
+        lies_on = {key: longest[companion.modality] for key, companion in companions_of(arch).items()}
+        one = with_rows(batch, torch.tensor([row])).replace(
             sequences={m: x[[row], : longest[m]] for m, x in batch.sequences.items()},
-            lengths={m: n[[row]] for m, n in batch.lengths.items()},
-            available=batch.available[[row]],
-            target=None,
+            companions={key: x[[row], : lies_on[key]] for key, x in batch.companions.items()},
+            companions_there={key: x[[row], : lies_on[key]] for key, x in batch.companions_there.items()},
             dialogue=torch.tensor([0]),
-            position=torch.tensor([0]),
         )
         torch.testing.assert_close(model(one).logits[0], model(batch).logits[row], rtol=1e-5, atol=1e-5)
 
@@ -174,16 +223,7 @@ def test_an_utterance_alone_is_the_same_as_among_others(arch: ModuleType) -> Non
 def test_the_order_of_the_batch_is_irrelevant(arch: ModuleType) -> None:
     model, batch = make_model(arch), make_batch(arch)
     order = torch.tensor([4, 2, 0, 5, 1, 3])
-    turned = Batch(
-        ids=tuple(batch.ids[i] for i in order.tolist()),
-        sequences={m: x[order] for m, x in batch.sequences.items()},
-        lengths={m: n[order] for m, n in batch.lengths.items()},
-        available=batch.available[order],
-        target=None,
-        dialogue=batch.dialogue[order],
-        position=batch.position[order],
-    )
-    torch.testing.assert_close(model(turned).logits, model(batch).logits[order], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model(with_rows(batch, order)).logits, model(batch).logits[order], rtol=1e-5, atol=1e-5)
 
 
 def test_what_a_masked_modality_holds_cannot_matter(arch: ModuleType) -> None:
@@ -195,7 +235,11 @@ def test_what_a_masked_modality_holds_cannot_matter(arch: ModuleType) -> None:
         for value in (7.0, float("nan")):
             noise = batch.sequences[modality].clone()
             noise[::2] = value
-            other = masked.replace(sequences={**batch.sequences, modality: noise})
+            companions = {key: x.clone() for key, x in batch.companions.items()}
+            for key, companion in companions_of(arch).items():
+                if modality in (companion.modality, *companion.needs):
+                    companions[key][::2] = value if companion.modality == modality else 3.0
+            other = masked.replace(sequences={**batch.sequences, modality: noise}, companions=companions)
             assert torch.equal(model(other).logits, model(masked).logits)
         assert not torch.equal(model(masked).logits, model(batch).logits)
 
@@ -209,6 +253,8 @@ def test_a_single_modality_is_enough(arch: ModuleType) -> None:
             sequences={modality: batch.sequences[modality]},
             lengths={modality: batch.lengths[modality]},
             available=batch.available[:, [column]],
+            companions={},
+            companions_there={},
         )
         assert torch.equal(model(alone).logits, logits)
         assert torch.isfinite(logits).all()
@@ -241,6 +287,32 @@ def test_the_order_of_frames_matters(name: str, arch: ModuleType) -> None:
         logits = model(batch.replace(sequences={**batch.sequences, modality: turned})).logits
         same = torch.allclose(logits[0], model(batch).logits[0], atol=1e-5)
         assert same == (modality in ORDERLESS.get(name, ())), modality
+
+
+def test_companions_matter(arch: ModuleType) -> None:
+    """Shifting one word's interval, moving the points of one frame."""
+    model, batch = make_model(arch), make_batch(arch)
+    for key, companion in companions_of(arch).items():
+        moved = batch.companions[key].clone()
+        moved[0, 4] += 2.0 if companion.join == "words" else 0.3
+        logits = model(batch.replace(companions={**batch.companions, key: moved})).logits
+        assert not torch.allclose(logits[0], model(batch).logits[0], atol=1e-6), key
+        torch.testing.assert_close(logits[1:], model(batch).logits[1:])
+
+
+def test_companions_are_optional(arch: ModuleType) -> None:
+    """None at all is the same as nowhere there, and another model than with them."""
+    model, batch = make_model(arch), make_batch(arch)
+    for key in companions_of(arch):
+        nowhere = {**batch.companions_there, key: torch.zeros_like(batch.companions_there[key])}
+        logits = model(batch.replace(companions_there=nowhere)).logits
+        without = batch.replace(
+            companions={k: x for k, x in batch.companions.items() if k != key},
+            companions_there={k: x for k, x in batch.companions_there.items() if k != key},
+        )
+        torch.testing.assert_close(model(without).logits, logits, rtol=1e-5, atol=1e-5)
+        assert torch.isfinite(logits).all()
+        assert not torch.allclose(logits, model(batch).logits, atol=1e-6), key
 
 
 def test_gradients_are_those_of_finite_differences(arch: ModuleType) -> None:
