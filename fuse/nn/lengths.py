@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def frame_mask(lengths: Int[Tensor, " B"], frames: int) -> Bool[Tensor, "B {frames}"]:
@@ -30,3 +31,16 @@ def resample(x: Float[Tensor, "B T D"], lengths: Int[Tensor, " B"], steps: int) 
     inside = (frame >= first[..., None]) & (frame < last[..., None])
     weights = inside.to(x.dtype) / (last - first).clamp(min=1)[..., None].to(x.dtype)
     return weights @ x
+
+
+def average_pool(
+    x: Float[Tensor, "B T D"], lengths: Int[Tensor, " B"], factor: int
+) -> tuple[Float[Tensor, "B _ D"], Int[Tensor, " B"]]:
+    """The means of every `factor` frames (B, ceil(T / factor), D), of a sequence's last ones as many as it has; and how
+    many means each sequence has. `x` must be zero in its padding, and so is what comes back."""
+    steps = -(-x.shape[1] // factor)
+    padded = F.pad(x, (0, 0, 0, steps * factor - x.shape[1]))
+    sums = padded.view(len(x), steps, factor, x.shape[2]).sum(dim=2)
+    first = torch.arange(steps, device=x.device) * factor
+    count = (lengths[:, None] - first).clamp(min=1, max=factor)
+    return sums / count[..., None].to(x.dtype), (lengths + factor - 1) // factor
