@@ -8,6 +8,7 @@ import typer
 
 from cache_schema.errors import DataError
 from terminal import OUT, print_json, table_of
+from verbs import exchange
 from verbs.options import DEFAULT_STORE, AsJson, StorePath
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from cache_schema.verify import Finding
 
 app = typer.Typer(help="Look at a feature store and check it.", no_args_is_help=True, rich_markup_mode=None)
+exchange.register(app)
 
 
 @app.command("ls")
