@@ -196,6 +196,8 @@ def _encode(corpus: Corpus, utterances: Sequence[Utterance], deleted: Sequence[s
         "scores": pa.map_(text, number),
         "known_defect": text,
     }
+    optional = {"sound": text, "region": pa.list_(number)}
+    types |= {name: kind for name, kind in optional.items() if any(getattr(u, name) is not None for u in utterances)}
     schema = pa.schema([pa.field(name, kind, nullable=name != "id") for name, kind in types.items()])
     document: dict[str, Any] = {"format": BASE_FORMAT, "corpus": corpus.model_dump(mode="json")}
     if deleted:

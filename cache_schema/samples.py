@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal, NewType
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cache_schema.settings import Spec
 
@@ -79,5 +79,19 @@ class Utterance(Spec):
     """Class labels by target name, as {"emotion": "joy"}."""
     scores: dict[str, float] = Field(default_factory=dict)
     """Numbers by target name: regression values; for a multilabel target one `target/class` each."""
+    sound: str | None = None
+    """A file of the data root that holds the sound of this utterance and nothing else; None: the sound is in `path`."""
+    region: tuple[float, float, float, float] | None = None
+    """Where in the picture the speaker is: left, top, width and height as shares of the upright picture, as
+    (0, 0, 0.5, 1) for its left half; None: the whole picture."""
     known_defect: str | None = None
     """What is known to be wrong with this clip in the official release."""
+
+    @field_validator("region")
+    @classmethod
+    def _region(cls, region: tuple[float, float, float, float] | None) -> tuple[float, float, float, float] | None:
+        if region is not None:
+            left, top, width, height = region
+            if not (min(left, top) >= 0 and min(width, height) > 0 and max(left + width, top + height) <= 1):
+                raise ValueError("left, top, width and height are not shares of a picture")
+        return region

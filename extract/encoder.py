@@ -102,6 +102,7 @@ class Clip:
         audio: sampling rate in Hz -> mono samples in [-1, 1], float32 (samples,).
         frames: request -> RGB pictures, uint8 (frames, size, size, 3).
         media_sha256: digest of the clip's file, or None where it has none that could be read.
+        sound_sha256: digest of the file that the sound was read from: the clip's, or one of its own.
         unreadable: stream -> why an encoder of that stream cannot run: `Absent` where the clip has no such
             stream, `Failed` where it could not be read.
     """
@@ -110,6 +111,7 @@ class Clip:
     audio: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     frames: dict[FrameRequest, NDArray[np.uint8]] = field(default_factory=dict)
     media_sha256: str | None = None
+    sound_sha256: str | None = None
     unreadable: dict[Stream, Absent | Failed] = field(default_factory=dict)
 
     @property

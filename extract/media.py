@@ -56,7 +56,7 @@ def probe(path: Path) -> float | None:
 
 
 def decode(root: Path, utterance: Utterance, needs: Sequence[Needs]) -> Clip:
-    """Read everything that `needs` asks of one utterance, opening its file once.
+    """Read everything that `needs` asks of one utterance, opening its file once, and that of its own sound.
 
     Sound is FFmpeg's mono downmix, scaled so that it cannot clip, cut to the utterance sample by sample at the
     file's own rate, then resampled to each rate that is asked for. Pictures are converted to RGB and resized
@@ -72,6 +72,17 @@ def decode(root: Path, utterance: Utterance, needs: Sequence[Needs]) -> Clip:
         The clip, with a reason in `unreadable` for each stream that was asked for and is not there. Never
         raises for what it finds in a file.
     """
+    if utterance.sound is None:
+        return _decode(root, utterance, needs)
+    alone = utterance.model_copy(update={"path": utterance.sound, "sound": None, "start": None, "end": None})
+    heard = _decode(root, alone, [need for need in needs if need.stream == "audio"])
+    seen = _decode(root, utterance, [need for need in needs if need.stream != "audio"])
+    unreadable = {**seen.unreadable, **heard.unreadable}
+    return Clip(utterance, heard.audio, seen.frames, seen.media_sha256, heard.sound_sha256, unreadable)
+
+
+def _decode(root: Path, utterance: Utterance, needs: Sequence[Needs]) -> Clip:
+    """What `needs` asks of the one file that `utterance.path` names."""
     streams: set[Stream] = {need.stream for need in needs}
     unreadable: dict[Stream, Absent | Failed] = {}
     if "text" in streams and not (utterance.text or "").strip():
@@ -90,7 +101,7 @@ def decode(root: Path, utterance: Utterance, needs: Sequence[Needs]) -> Clip:
     except Exception as error:  # noqa: BLE001 - a clip may break a decoder in any way; the run goes on without it
         failure = Failed(_reason(utterance, first_line(error)))
         return Clip(utterance, unreadable=unreadable | dict.fromkeys(media, failure))
-    return Clip(utterance, read.audio, read.frames, digest, unreadable | read.unreadable)
+    return Clip(utterance, read.audio, read.frames, digest, digest, unreadable | read.unreadable)
 
 
 class _Reading:
@@ -142,7 +153,9 @@ class _Reading:
         if self.requests and pictures is not None:
             frame_seconds = float(1 / pictures.average_rate) if pictures.average_rate else 0.04
             declared = _declared(pictures, origin, has_header)
-            readers[pictures] = PictureReader(window, declared, self.requests, frame_seconds, still)
+            readers[pictures] = PictureReader(
+                window, declared, self.requests, frame_seconds, still, self.utterance.region
+            )
         if seek:
             container.seek(int((start - SEEK_MARGIN + origin) * av.time_base))
         reached = self._feed(container, readers)

@@ -63,7 +63,8 @@ class Job:
 
     def source(self, clip: Clip) -> str | None:
         """Digest of the file that the feature was read from; a transcript stands in the samples."""
-        return None if self.needs.stream == "text" else clip.media_sha256
+        digests = {"audio": clip.sound_sha256, "video": clip.media_sha256}
+        return digests.get(self.needs.stream)
 
     def encoder(self, device: str) -> Encoder:
         """The loaded encoder; weights are read at the first call."""

@@ -235,7 +235,7 @@ def _report(
     features = []
     failed: set[str] = set()
     samples = len(store.samples(dataset).ids)
-    paths = {u.id: u.path for u in store.samples(dataset).utterances}
+    paths = {u.id: (u.path, u.sound) for u in store.samples(dataset).utterances}
     for job in jobs:
         feature = _feature(store, dataset, job)
         status, failures, absences = feature.status(), feature.failures(), feature.absences()
@@ -258,7 +258,11 @@ def _report(
     return Report(dataset, store.location, tuple(features), len(failed), samples, tuple(notes), seconds, timing)
 
 
-def _grouped(reasons: dict[str, str], paths: dict[str, str | None]) -> dict[str, int]:
+def _grouped(reasons: dict[str, str], paths: dict[str, tuple[str | None, str | None]]) -> dict[str, int]:
     """How many utterances have each reason, most frequent first; the clip's own name is no part of a reason."""
-    bare = (reason.removeprefix(f"{paths.get(id_)}: ") for id_, reason in reasons.items())
+    bare = []
+    for id_, reason in reasons.items():
+        for path in paths.get(id_, ()):
+            reason = reason.removeprefix(f"{path}: ")
+        bare.append(reason)
     return dict(Counter(bare).most_common())

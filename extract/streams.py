@@ -14,6 +14,8 @@ from extract.encoder import FrameRequest
 
 TOLERANCE_SECONDS = 0.25
 TOLERANCE_SHARE = 0.02
+Region = tuple[float, float, float, float]
+"""Left, top, width and height as shares of an upright picture."""
 JITTER = 0.02
 """Seconds by which time stamps may disagree with the count of samples (containers round them)."""
 
@@ -179,9 +181,11 @@ class PictureReader(Reader):
         requests: Sequence[FrameRequest],
         frame_seconds: float,
         still: bool,
+        region: Region | None = None,
     ) -> None:
         super().__init__(window, declared)
         self._requests, self._frame_seconds, self._still = requests, frame_seconds, still
+        self._region = region
         self._frames: dict[FrameRequest, list[NDArray[np.uint8]]] = {request: [] for request in requests}
         self._shown: Any = None
         self._since = 0.0
@@ -212,7 +216,7 @@ class PictureReader(Reader):
         self._take(until=self.reached)
         lacking = [request for request in self._requests if not self._frames[request]]
         if lacking:
-            whole = _rgb(self._shown)
+            whole = _rgb(self._shown, self._region)
             for request in lacking:
                 self._frames[request].append(_square(whole, request.size))
         return {request: np.stack(frames) for request, frames in self._frames.items()}
@@ -226,15 +230,26 @@ class PictureReader(Reader):
             ticks = 1 if self._still else math.ceil(round((until - start) * request.fps - 0.5, 6))
             if len(frames) >= ticks:
                 continue
-            whole = _rgb(self._shown) if whole is None else whole
+            whole = _rgb(self._shown, self._region) if whole is None else whole
             square = _square(whole, request.size)
             frames.extend([square] * (ticks - len(frames)))
 
 
-def _rgb(frame: Any) -> NDArray[np.uint8]:
-    """The picture upright: RGB (height, width, 3)."""
+def _rgb(frame: Any, region: Region | None) -> NDArray[np.uint8]:
+    """The picture upright, or the part of it that `region` names: RGB (height, width, 3)."""
     turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+    upright = np.rot90(frame.to_ndarray(format="rgb24"), turns)
+    if region is not None:
+        upright = upright[
+            _pixels(region[1], region[3], upright.shape[0]), _pixels(region[0], region[2], upright.shape[1])
+        ]
+    return np.ascontiguousarray(upright)
+
+
+def _pixels(begin: float, share: float, size: int) -> slice:
+    """The pixels of one axis that a region covers, at least one."""
+    first = min(round(begin * size), size - 1)
+    return slice(first, max(first + 1, round((begin + share) * size)))
 
 
 def _square(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

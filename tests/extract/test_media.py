@@ -155,7 +155,7 @@ def test_variable_frame_rate_follows_presentation_times(tmp_path: Path) -> None:
 def test_only_wanted_pictures_are_converted(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     converted = []
     real = streams._rgb
-    monkeypatch.setattr(streams, "_rgb", lambda frame: converted.append(frame.pts) or real(frame))
+    monkeypatch.setattr(streams, "_rgb", lambda frame, region: converted.append(frame.pts) or real(frame, region))
     read(talk, PICTURES, Needs(frames=FrameRequest(5.0, "whole", 48)))
     assert len(converted) == 10
 
