@@ -25,7 +25,7 @@ class Finding:
     Attributes:
         kind: a damaged part, feature document (group), commit or data file; or a leftover: what an interrupted
             writer left behind, or one at work has not committed yet. A leftover is never read and is no damage.
-        dataset: in which dataset.
+        dataset: in which dataset; empty for the store's own folder.
         feature: the feature, as "hubert@0123456789abcdef"; None for samples.
         segment: the segment's name; None where it is about no single one.
         file: the file, or for a leftover the folder, as a path in the store.
@@ -49,7 +49,7 @@ class Finding:
         return {**asdict(self), "damage": self.damage}
 
     def __str__(self) -> str:
-        place = "/".join(name for name in (self.dataset, self.feature) if name)
+        place = "/".join(name for name in (self.dataset, self.feature) if name) or "the store"
         segment = f", segment {self.segment}" if self.segment else ""
         return f"{'damage' if self.damage else 'leftover'}: {place}{segment}: {self.file}: {self.what}"
 
@@ -72,6 +72,8 @@ def verify(
     if dataset is not None and dataset not in known:
         raise StoreError(f"{store.location}: " + unknown_name("dataset", dataset, known))
     found: list[Finding] = []
+    if dataset is None:
+        found += [_leftover(Finding("leftover", "", None, None, name, "")) for name in store.storage.temporary("")]
     for name in known if dataset is None else [dataset]:
         found += _verify_dataset(store.storage, name, feature, deep)
     return found

@@ -41,9 +41,15 @@ def test_a_writer_killed_at_any_step_leaves_a_store_that_reads_and_goes_on(tmp_p
     assert outcome["killed"] >= 3
 
 
-def test_of_writers_that_race_for_the_same_segments_each_is_committed_once(tmp_path: Path) -> None:
-    won = drive("race", str(tmp_path / "store"), "3")
-    store = FeatureStore.open(tmp_path / "store")
+@pytest.mark.parametrize("first", range(2))
+def test_a_writer_to_s3_killed_at_any_step_leaves_a_store_that_reads_and_goes_on(s3: str, first: int) -> None:
+    outcome = drive("kill", s3, str(1 + first * 11), "22")
+    assert outcome["killed"] >= 2
+
+
+def test_of_writers_that_race_for_the_same_segments_each_is_committed_once(location: str) -> None:
+    won = drive("race", location, "3")
+    store = FeatureStore.open(location)
     feature = store.feature("toy", "toynet")
     assert sorted(name for names in won.values() for name in names) == sorted(feature.commits)
     assert len(feature.commits) == 6
@@ -55,6 +61,23 @@ def test_of_writers_that_race_for_the_same_segments_each_is_committed_once(tmp_p
             if isinstance(wanted, dict):
                 np.testing.assert_array_equal(feature[f"u{number}"], wanted["values"])
     assert verify(store, deep=True) == [], "whoever lost has taken its attempts away"
+
+
+def test_two_writers_share_the_work_while_a_reader_reads_whole_samples_only(location: str) -> None:
+    found = drive("share", location, "2")
+    store = FeatureStore.open(location)
+    first, second, reader = (found[number] for number in ("0", "1", "2"))
+    assert sorted(first + second) == sorted(store.feature("toy", "toynet").commits)
+    assert reader["passes"] >= 2 and reader["seen"] == 22, "all but u3 and u5"
+    assert_intact(store)
+    assert verify(store, deep=True) == []
+
+
+def test_processes_that_append_at_once_all_keep_their_rows(location: str) -> None:
+    drive("append", location, "3")
+    samples = FeatureStore.open(location).samples("toy")
+    assert sorted(samples.ids) == sorted(f"u{i}" for i in [*range(24), *range(100, 136)])
+    assert len(samples.parts) == 10
 
 
 def test_a_commit_half_written_is_never_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
