@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-StorePath = Annotated[str, typer.Option("--store", envvar="MER_STORE", help="The feature store's folder.")]
+StorePath = Annotated[
+    str, typer.Option("--store", envvar="MER_STORE", help="The feature store: a folder, or s3://BUCKET/PREFIX.")
+]
 DatasetName = Annotated[
     str, typer.Option("--dataset", help="The dataset's name; `mer datasets` lists what can be read.")
 ]

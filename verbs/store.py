@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -146,6 +148,54 @@ def store_rm(
     OUT.print(f"Removed {folder}.")
 
 
+Ids = Annotated[list[str] | None, typer.Argument(help="The samples' ids.")]
+IdsFile = Annotated[Path | None, typer.Option("--from", help="A file with more ids, one a line; - is stdin.")]
+
+
+@app.command("delete-samples")
+def store_delete_samples(
+    dataset: Annotated[str, typer.Argument(help="The dataset's name in the store.")],
+    ids: Ids = None,
+    ids_from: IdsFile = None,
+    store: StorePath = DEFAULT_STORE,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete samples from a dataset, for everybody who shares the store; all other samples keep their features.
+
+    A deleted sample is in no listing, no training and no extraction any more, and `mer extract` does not bring it
+    back; `mer store restore-samples` does. Its bytes stay in the files that hold it together with others: to have
+    them gone, remove the dataset's features (`mer store rm`) and extract into a new store.
+    """
+    opened = _writable(store)
+    wanted = _ids(ids, ids_from)
+    if not yes:
+        typer.confirm(f"Delete {len(wanted)} samples of {dataset} from {opened.location}?", abort=True, err=True)
+    OUT.print(f"Deleted {opened.delete_samples(dataset, wanted)} samples of {dataset}.")
+
+
+@app.command("restore-samples")
+def store_restore_samples(
+    dataset: Annotated[str, typer.Argument(help="The dataset's name in the store.")],
+    ids: Ids = None,
+    ids_from: IdsFile = None,
+    store: StorePath = DEFAULT_STORE,
+) -> None:
+    """Bring deleted samples back; `mer extract` then computes their features again."""
+    restored = _writable(store).restore_samples(dataset, _ids(ids, ids_from))
+    OUT.print(f"Restored {restored} samples of {dataset}; their features are missing until `mer extract` runs.")
+
+
+def _ids(given: list[str] | None, file: Path | None) -> list[str]:
+    """The ids of the command line and of the file, each once."""
+    listed = list(given or [])
+    if file is not None:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        listed += [line.strip() for line in text.splitlines() if line.strip()]
+    if not listed:
+        raise typer.BadParameter("name at least one sample, or a file of ids with --from.", param_hint="IDS")
+    return list(dict.fromkeys(listed))
+
+
 def _writable(path: str) -> FeatureStore:
     """A store that is there already, opened for changes."""
     from cache_schema.store import FeatureStore
@@ -166,6 +216,3 @@ def _print_findings(store: str, findings: list[Finding], done: str, as_json: boo
 def _name_and_fingerprint(text: str) -> tuple[str, str | None]:
     name, _, fingerprint = text.partition("@")
     return name, fingerprint or None
-
-
-# ---------------------------------------------------------------------------------------------------- stage two

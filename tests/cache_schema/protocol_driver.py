@@ -168,13 +168,14 @@ def extract(place: str, salt: int, start: Any, results: Any) -> None:
     """As `mer extract`: what is to do, shuffled, looked at again before each segment."""
     store = FeatureStore.open(place, mode="a")
     one = store.writer("toy", spec(), PLAN)
-    mine = []
     start.wait()
     todo = one.todo()
     random.Random(salt).shuffle(todo)
-    for segment in todo:
-        if not one.is_committed(segment) and one.commit(segment, rows(one, segment), [None] * len(segment), PROVENANCE):
-            mine.append(segment.name)
+    mine = [
+        segment.name
+        for segment in todo
+        if not one.is_committed(segment) and one.commit(segment, rows(one, segment), [None] * len(segment), PROVENANCE)
+    ]
     results.put((salt, mine))
 
 
