@@ -8,14 +8,16 @@ import os
 import platform
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from cache_schema.errors import first_line
+from cache_schema.errors import StoreError, first_line
+from cache_schema.storage import open_storage
+from cache_schema.storage.local import LocalStorage
+from cache_schema.store import MARKER
 
 State = Literal["ok", "note", "missing"]
 
@@ -164,16 +166,19 @@ def _data_roots() -> Iterator[Finding]:
 
 
 def _store(store: str) -> Iterator[Finding]:
-    folder = Path(store)
-    parent = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
-    free = shutil.disk_usage(parent).free / 2**30
     try:
-        with tempfile.NamedTemporaryFile(dir=parent):
-            pass
-    except OSError as error:
-        yield Finding(
-            "store", "missing", f"{folder} cannot be written ({first_line(error)}); name another with --store"
-        )
+        place = open_storage(store)
+        there = place.get(MARKER) is not None
+        room = ""
+        near = place
+        if isinstance(place, LocalStorage):
+            parent = next(p for p in (place.root, *place.root.absolute().parents) if p.is_dir())
+            room = f"; {shutil.disk_usage(parent).free / 2**30:.0f} GiB free"
+            near = LocalStorage(parent)
+        how = near.prepare()
+    except (StoreError, OSError) as error:
+        why = str(error) if isinstance(error, StoreError) else f"{store}: {first_line(error)}."
+        yield Finding("store", "missing", f"{why} Name another with --store.")
         return
-    what = "there" if folder.is_dir() else "will be made by the first `mer extract`"
-    yield Finding("store", "ok", f"{folder}: {what}; {free:.0f} GiB free")
+    what = "there" if there else "will be made by the first `mer extract`"
+    yield Finding("store", "ok", f"{place.location}: {what}; {how}: yes{room}")

@@ -109,7 +109,7 @@ def extract(
     Args:
         dataset: which adapter reads `root`, as `meld` or `folder`.
         root: the data root.
-        store_path: the store's folder; made if absent.
+        store_path: the store, a folder or a URL as s3://bucket/prefix; made if absent.
         encoders: which encoders run; empty: those that run by default on the corpus's language.
         weights: None for the Hugging Face hub or its local cache, a folder, `random` or `random-small`.
         name: the dataset's name in the store; None: the adapter's own.
@@ -139,10 +139,13 @@ def extract(
     plans = [_plan(encoder, weights, crop, settings) for encoder in names]
     _refuse_stray_settings(settings, names)
 
-    store = FeatureStore.open(store_path, mode="a")
+    store = FeatureStore.open(store_path, mode="a", say=say)
     _refuse_mixing(store, corpus, root)
     store.append_samples(corpus.corpus, utterances)
     dataset_name = corpus.corpus.name
+    deleted = store.samples(dataset_name).deleted.intersection(u.id for u in utterances)
+    if deleted:
+        say(f"{len(deleted)} deleted samples stay out of the store; `mer store restore-samples` brings them back.")
     jobs = [
         Job(encoder, module, config, checkpoint, spec, needs, store.writer(dataset_name, spec))
         for encoder, module, config, checkpoint, spec, needs in plans
