@@ -1,0 +1,90 @@
+"""A sparse mixture of experts: a router sends each input to the k likeliest of E experts, and only those compute.
+
+Shazeer et al. 2017 (arXiv:1701.06538); Fedus et al. 2021 (arXiv:2101.03961), whose equation numbers are in the margin.
+
+Axes: B inputs, D width, E experts, k of them chosen, A of them chosen by any input, C outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Routed:
+    """What a mixture says.
+
+    Attributes:
+        outputs: (B, C).
+        gate: the router's probabilities (B, E).
+        chosen: the experts of each input, likeliest first (B, k).
+        weights: what each of them counts, summing to 1 (B, k).
+        balance: E times the sum over experts of the share of choices times the mean probability: 1 where the load is
+            even, up to E where one expert has it all (4-6).
+    """
+
+    outputs: Float[Tensor, "B C"]
+    gate: Float[Tensor, "B E"]
+    chosen: Int[Tensor, "B k"]
+    weights: Float[Tensor, "B k"]
+    balance: Float[Tensor, ""]
+
+
+class MixtureOfExperts(nn.Module):
+    """Softmax gate, the k likeliest experts, their weights renormalised; an expert is Linear-ReLU-Linear.
+
+    With k = 1 the renormalised weight is 1 whatever the gate says, so that the loss would not reach the router. In
+    training its gradient is that of p / (p without gradient), whose value is 1 too.
+
+    Args:
+        width: D.
+        hidden: width of an expert's hidden layer.
+        outputs: C.
+        experts: E.
+        top: k.
+    """
+
+    def __init__(self, width: int, hidden: int, outputs: int, experts: int, top: int) -> None:
+        super().__init__()
+        self.top = top
+        self.router = nn.Linear(width, experts)
+        self.hidden = nn.Parameter(torch.empty(experts, width, hidden))
+        self.hidden_bias = nn.Parameter(torch.empty(experts, hidden))
+        self.out = nn.Parameter(torch.empty(experts, hidden, outputs))
+        self.out_bias = nn.Parameter(torch.empty(experts, outputs))
+        for parameter, inputs in ((self.hidden, width), (self.hidden_bias, width)):
+            nn.init.uniform_(parameter, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs))
+        for parameter in (self.out, self.out_bias):
+            nn.init.uniform_(parameter, -1 / math.sqrt(hidden), 1 / math.sqrt(hidden))
+
+    def forward(self, x: Float[Tensor, "B D"]) -> Routed:
+        """Each input through its experts."""
+        gate = self.router(x).softmax(dim=-1)
+        likeliest, chosen = gate.topk(self.top, dim=-1)
+        if self.top == 1 and self.training:
+            weights = likeliest / likeliest.detach()
+        else:
+            weights = likeliest / likeliest.sum(dim=-1, keepdim=True)
+        each = self.experts(x.repeat_interleave(self.top, dim=0), chosen.flatten())
+        outputs = (weights[..., None] * each.unflatten(0, (-1, self.top))).sum(dim=1)
+        share = torch.bincount(chosen.flatten(), minlength=gate.shape[1]).to(gate.dtype) / chosen.numel()  # (5)
+        balance = gate.shape[1] * (share * gate.mean(dim=0)).sum()  # (4), (6)
+        return Routed(outputs, gate, chosen, weights, balance)
+
+    def experts(self, x: Float[Tensor, "R D"], chosen: Int[Tensor, " R"]) -> Float[Tensor, "R C"]:
+        """Each row through its own expert: the rows of an expert together, idle experts untouched."""
+        order = torch.argsort(chosen, stable=True)
+        active, count = torch.unique_consecutive(chosen[order], return_counts=True)
+        parameters = (self.hidden, self.hidden_bias, self.out, self.out_bias)
+        mine = zip(*(p.index_select(0, active).unbind(0) for p in parameters), strict=True)
+        outputs = [
+            torch.addmm(out_bias, F.relu(torch.addmm(hidden_bias, rows, hidden)), out)
+            for rows, (hidden, hidden_bias, out, out_bias) in zip(x[order].split(count.tolist()), mine, strict=True)
+        ]
+        return torch.cat(outputs)[torch.argsort(order)]
