@@ -72,7 +72,7 @@ class MixtureOfExperts(nn.Module):
         else:
             weights = likeliest / likeliest.sum(dim=-1, keepdim=True)
         each = self.experts(x.repeat_interleave(self.top, dim=0), chosen.flatten())
-        outputs = (weights[..., None] * each.unflatten(0, (-1, self.top))).sum(dim=1)
+        outputs = (weights[..., None] * each.view(len(x), self.top, -1)).sum(dim=1)
         share = torch.bincount(chosen.flatten(), minlength=gate.shape[1]).to(gate.dtype) / chosen.numel()  # (5)
         balance = gate.shape[1] * (share * gate.mean(dim=0)).sum()  # (4), (6)
         return Routed(outputs, gate, chosen, weights, balance)
@@ -85,6 +85,6 @@ class MixtureOfExperts(nn.Module):
         mine = zip(*(p.index_select(0, active).unbind(0) for p in parameters), strict=True)
         outputs = [
             torch.addmm(out_bias, F.relu(torch.addmm(hidden_bias, rows, hidden)), out)
-            for rows, (hidden, hidden_bias, out, out_bias) in zip(x[order].split(count.tolist()), mine, strict=True)
+            for rows, (hidden, hidden_bias, out, out_bias) in zip(torch.split(x[order], count.tolist()), mine, strict=True)
         ]
         return torch.cat(outputs)[torch.argsort(order)]

@@ -73,8 +73,8 @@ def interval_attention(
     seen = weights.new_zeros(batch, tokens, frames)
     seen = seen.index_put((utterance, token, frame), weights[: len(text)].mean(dim=1))
     return (
-        read[: batch * tokens].unflatten(0, (batch, tokens)),
-        read[batch * tokens :].unflatten(0, (batch, frames)),
+        read[: batch * tokens].view(batch, tokens, *read.shape[1:]),
+        read[batch * tokens :].view(batch, frames, *read.shape[1:]),
         seen,
     )
 
@@ -142,4 +142,4 @@ class IntervalGAT(nn.Module):
         return read[0].flatten(2) + self.bias, read[1].flatten(2) + self.bias, read[2]
 
     def _split(self, x: Float[Tensor, "B T d"]) -> Float[Tensor, "B T H W"]:
-        return x.unflatten(-1, (self.heads, -1))
+        return x.view(*x.shape[:2], self.heads, x.shape[2] // self.heads)

@@ -19,8 +19,8 @@ def by_hand(model: MixtureOfExperts, x: Tensor) -> Tensor:
     rows = []
     for row in x:
         p = torch.softmax(model.router(row), dim=0)
-        best = sorted(range(len(p)), key=lambda e: -float(p[e]))[: model.top]
-        total = sum(float(p[e]) for e in best)
+        best = sorted(range(len(p)), key=lambda e: -p[e].item())[: model.top]
+        total = sum(p[e].item() for e in best)
         said = torch.zeros(3, dtype=torch.float64)
         for e in best:
             hidden = F.relu(row @ model.hidden[e] + model.hidden_bias[e])

@@ -87,15 +87,8 @@ def test_nodes_without_neighbours_read_themselves() -> None:
     torch.testing.assert_close(texts[2], values[0][2])
     torch.testing.assert_close(speeches[2], values[1][2])
     assert not seen[2].any()
-    nobody = values[0][:, :0]
-    texts, speeches, _ = interval_attention(
-        (keys[0][:, :0], keys[1]),
-        (queries[0][:, :0], queries[1]),
-        (nobody, values[1]),
-        vector,
-        first[:, :0],
-        first[:, :0],
-    )
+    nobody = [(text[:, :0], speech) for text, speech in (keys, queries, values)]
+    texts, speeches, _ = interval_attention(nobody[0], nobody[1], nobody[2], vector, first[:, :0], past[:, :0])
     assert texts.shape == (B, 0, H, W)
     torch.testing.assert_close(speeches, values[1])
 
