@@ -86,11 +86,14 @@ class Needs:
     frames: FrameRequest | None = None
 
     @property
-    def stream(self) -> Stream:
-        """The one stream of the clip that is read."""
-        if self.frames is not None:
-            return "video"
-        return "audio" if self.audio_hz is not None else "text"
+    def streams(self) -> tuple[Stream, ...]:
+        """The streams of the clip that are read; all of them must be readable."""
+        wanted: dict[Stream, bool] = {
+            "text": self.text,
+            "audio": self.audio_hz is not None,
+            "video": self.frames is not None,
+        }
+        return tuple(stream for stream, read in wanted.items() if read)
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class Encoder(Protocol):
     def encode(self, clips: Sequence[Clip]) -> Iterator[Row]:
         """Yield, for each clip in order, its arrays by name, or `Failed` with the reason.
 
-        Only clips whose stream is readable are given. The arrays' first axis is time (frames, *tail),
+        Only clips whose streams are readable are given. The arrays' first axis is time (frames, *tail),
         at least one frame, of the dtypes in the feature's spec.
         """
         ...

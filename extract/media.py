@@ -75,15 +75,15 @@ def decode(root: Path, utterance: Utterance, needs: Sequence[Needs]) -> Clip:
     if utterance.sound is None:
         return _decode(root, utterance, needs)
     alone = utterance.model_copy(update={"path": utterance.sound, "sound": None, "start": None, "end": None})
-    heard = _decode(root, alone, [need for need in needs if need.stream == "audio"])
-    seen = _decode(root, utterance, [need for need in needs if need.stream != "audio"])
+    heard = _decode(root, alone, [need for need in needs if "audio" in need.streams])
+    seen = _decode(root, utterance, [need for need in needs if "audio" not in need.streams])
     unreadable = {**seen.unreadable, **heard.unreadable}
     return Clip(utterance, heard.audio, seen.frames, seen.media_sha256, heard.sound_sha256, unreadable)
 
 
 def _decode(root: Path, utterance: Utterance, needs: Sequence[Needs]) -> Clip:
     """What `needs` asks of the one file that `utterance.path` names."""
-    streams: set[Stream] = {need.stream for need in needs}
+    streams: set[Stream] = {stream for need in needs for stream in need.streams}
     unreadable: dict[Stream, Absent | Failed] = {}
     if "text" in streams and not (utterance.text or "").strip():
         unreadable["text"] = Absent("the sample has no transcript")

@@ -64,7 +64,7 @@ class Job:
     def source(self, clip: Clip) -> str | None:
         """Digest of the file that the feature was read from; a transcript stands in the samples."""
         digests = {"audio": clip.sound_sha256, "video": clip.media_sha256}
-        return digests.get(self.needs.stream)
+        return next((digests[stream] for stream in self.needs.streams if stream in digests), None)
 
     def encoder(self, device: str) -> Encoder:
         """The loaded encoder; weights are read at the first call."""
@@ -293,7 +293,7 @@ def _encode(job: Job, window: Window, device: str, timing: Timing) -> tuple[int,
             if taker is not job:
                 continue
             rows += 1
-            unreadable = clip.unreadable.get(job.needs.stream)
+            unreadable = next((clip.unreadable[s] for s in job.needs.streams if s in clip.unreadable), None)
             if unreadable is None:
                 readable.append((clip, open_segment, index))
             else:

@@ -96,7 +96,7 @@ def sentence(label: int, rng: np.random.Generator) -> str:
     return " ".join(chosen)
 
 
-@pytest.mark.parametrize("name", WITH_WEIGHTS)
+@pytest.mark.parametrize("name", [name for name in WITH_WEIGHTS if name != "words"])  # times say nothing of a label
 def test_a_linear_probe_learns_from_small_random_features(name: str, tmp_path: Path) -> None:
     """The demo learns from such features: what differs plainly in the input must differ in them, on new samples."""
     rng = np.random.default_rng(0)

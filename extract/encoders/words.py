@@ -1,0 +1,141 @@
+"""When each word of the transcript is spoken: forced alignment by Whisper's cross-attention.
+
+How it is done, and for sound of any length: `extract/alignment.py`. Rate: none, a frame is a word.
+
+    values    (words, 2), start and end in seconds from the utterance's start, in order and within it
+    offsets   (words, 2), the word's characters in the transcript, [start, end)
+
+A word is what stands between two spaces, its punctuation included. Every word has a row; where words are spoken within
+one frame of 20 ms, some have no length. A transcript that is longer than the model's context is a recorded failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from cache_schema.errors import SettingsError
+from cache_schema.feature_spec import ArraySpec, FeatureSpec, Modality
+from cache_schema.rows import Failed, Row
+from extract.alignment import (
+    GENERATION,
+    SAMPLE_RATE_HZ,
+    SAMPLES_PER_FRAME,
+    align,
+    load_whisper,
+    words_of,
+)
+from extract.checkpoints import Checkpoint, HubCheckpoint
+from extract.encoder import Clip, EncoderConfig, Languages, Needs
+from extract.frozen import budget_for, feature_spec
+
+SUMMARY = "Whisper: when each word of the transcript is spoken, by forced alignment"
+MODALITY: Modality = "text"
+DEFAULT_FOR: Languages = ()
+HUB = HubCheckpoint("openai/whisper-base", licence="Apache-2.0", assets=(GENERATION,))
+VERSION = 1
+MULTILINGUAL_VOCABULARY = 51865
+WORDS_PER_SECOND = 2.5
+"""Of conversation: what segments are sized with."""
+
+
+class Config(EncoderConfig):
+    """Settings of `words`; it always computes and stores in single precision: the times of a long clip need it."""
+
+    output_dtype: Literal["float32"] = "float32"
+    """Fixed: half precision cannot tell 20 ms apart beyond 32 s."""
+    compute_dtype: Literal["float32"] = "float32"
+    """Fixed: warping turns rounding into other times."""
+    pool: Literal["none"] = "none"
+    """Fixed: a mean of times means nothing."""
+    language: str = "en"
+    """Language of the speech, as Whisper names it: en, ko, de, ..."""
+
+
+def describe(config: Config, checkpoint: Checkpoint) -> FeatureSpec:
+    """What is stored for a clip: values (words, 2) and offsets (words, 2).
+
+    Raises:
+        SettingsError: the checkpoint is of another model, or does not know the language.
+    """
+    checkpoint.expect("whisper")
+    if checkpoint.config["vocab_size"] < MULTILINGUAL_VOCABULARY and config.language != "en":
+        raise SettingsError(f"words: {checkpoint.folder} knows English alone, and language = {config.language!r}.")
+    arrays = (
+        ArraySpec(name="values", dtype="float32", tail=(2,)),
+        ArraySpec(name="offsets", dtype="int32", tail=(2,)),
+    )
+    return feature_spec("words", MODALITY, "WhisperModel", VERSION, config, checkpoint, arrays, None, WORDS_PER_SECOND)
+
+
+def needs(config: Config, checkpoint: Checkpoint) -> Needs:
+    """The transcript, and sound at 16 kHz."""
+    return Needs(text=True, audio_hz=SAMPLE_RATE_HZ)
+
+
+class Encoder:
+    """Whisper over clips, one by one: warping turns any difference between batches into other times.
+
+    Args:
+        config: its settings.
+        checkpoint: its weights.
+        device: torch device.
+        budget: windows of 30 s in one batch, all of one clip; None: by the device.
+
+    Raises:
+        SettingsError: Whisper has no such language.
+    """
+
+    def __init__(self, config: Config, checkpoint: Checkpoint, device: str, budget: int | None = None) -> None:
+        from whisper.tokenizer import get_tokenizer
+
+        self.budget = budget or budget_for(device, cpu=1, accelerator=16)
+        self.model = load_whisper(checkpoint, device)
+        try:
+            self.tokenizer = get_tokenizer(
+                self.model.is_multilingual,
+                num_languages=self.model.num_languages,
+                language=config.language,
+                task="transcribe",
+            )
+        except ValueError as error:
+            raise SettingsError(f"words: language = {config.language!r}: {error}.") from error
+
+    def encode(self, clips: Sequence[Clip]) -> Iterator[Row]:
+        """One row per clip, in order; `Failed` where the sound is shorter than a frame, or the transcript too long."""
+        for clip in clips:
+            yield self._row(clip)
+
+    def _row(self, clip: Clip) -> Row:
+        sound = clip.audio[SAMPLE_RATE_HZ]
+        if len(sound) < SAMPLES_PER_FRAME:
+            return Failed(f"the sound has {len(sound)} samples, and words needs at least {SAMPLES_PER_FRAME} (20 ms)")
+        words = words_of(clip.utterance.text or "")
+        tokens = [self.tokenizer.encode(" " + word.text) for word in words]
+        used = len(self.tokenizer.sot_sequence) + 2 + sum(map(len, tokens))
+        most = self.model.dims.n_text_ctx
+        if used > most:
+            return Failed(f"the transcript has {used} tokens with the special ones, and the model takes {most}")
+        offsets = np.array([(word.start, word.end) for word in words], np.int32)
+        return {"values": align(self.model, self.tokenizer, sound, tokens, self.budget), "offsets": offsets}
+
+
+def draw(size: str, folder: Path, sentences: Sequence[str]) -> Any:
+    """A Whisper of random weights; it needs no file beside them."""
+    from transformers import WhisperConfig, WhisperModel
+
+    width, layers, heads = (64, 2, 2) if size == "small" else (512, 6, 8)
+    config = WhisperConfig(
+        d_model=width,
+        encoder_layers=layers,
+        decoder_layers=layers,
+        encoder_attention_heads=heads,
+        decoder_attention_heads=heads,
+        encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width,
+        vocab_size=MULTILINGUAL_VOCABULARY,
+    )
+    return WhisperModel(config)
