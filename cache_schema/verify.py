@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -109,7 +109,9 @@ def _verify_dataset(storage: Storage, dataset: str, feature: str | None, deep: b
     damaged: list[str] = []
     for name in part_names(storage, dataset):
         try:
-            parts.append(read_part(storage, dataset, name))
+            part = read_part(storage, dataset, name)
+            part.utterances.check()
+            parts.append(part)
         except DamagedError as error:
             damaged.append(name)
             found.append(Finding("part", dataset, None, None, part_key(dataset, name), str(error)))
@@ -176,15 +178,18 @@ def _verify_feature(
                 wrong = "does not match the sha256 in its commit"
             if wrong:
                 yield replace(one.at, segment=name, file=key, what=wrong)
-    stray = sorted({_attempt_or_file(path) for path in present.keys() - accounted})
-    for path in stray:
+    committed = {commit.folder for commit in one.commits}
+    attempts = {f"data/{name}" for name in storage.names(f"{one.folder}/data")}
+    stray = {_attempt_or_file(path, committed) for path in present.keys() - accounted}
+    for path in sorted(stray | (attempts - committed)):
         yield _leftover(replace(one.at, file=f"{one.folder}/{path}"))
 
 
-def _attempt_or_file(path: str) -> str:
-    """The attempt's folder for a file of an attempt, else the file itself."""
+def _attempt_or_file(path: str, committed: Collection[str]) -> str:
+    """The attempt's folder for a file of an attempt that is not committed, else the file itself."""
     pieces = path.split("/")
-    return "/".join(pieces[:2]) if pieces[0] == "data" else path
+    folder = "/".join(pieces[:2])
+    return folder if pieces[0] == "data" and folder not in committed else path
 
 
 def _leftover(at: Finding) -> Finding:

@@ -376,6 +376,19 @@ def test_gc_removes_leftovers_when_they_are_old(copy: Path) -> None:
     assert_intact(store)
 
 
+def test_gc_takes_a_strange_file_beside_committed_data_and_leaves_the_data(copy: Path) -> None:
+    strange = files_of(copy, "shard")[0].with_name(".nfs0000000000000001")
+    strange.write_bytes(b"")
+    empty = next(copy.glob("features/toy/*/data")) / "00000-0123456789abcdef-0000000.0123456789ab"
+    empty.mkdir()
+    store = FeatureStore.open(copy, mode="a")
+    left = sorted(p.relative_to(copy).as_posix() for p in (strange, empty))
+    assert sorted(f.file for f in gc(store, older_than_hours=0)) == left
+    assert not strange.exists() and not empty.exists()
+    assert verify(store, deep=True) == []
+    assert_intact(store)
+
+
 def test_gc_asks_for_the_newest_file_of_an_attempt(copy: Path) -> None:
     import os
     import time
