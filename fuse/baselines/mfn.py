@@ -10,7 +10,8 @@ Sequential Learning", 2018, section 3.
     u_t = g1_t * u_{t-1} + g2_t * u^_t, u_0 = 0                                     (multi-view gated memory)
     y = D_out([h_{1,T}; ..; h_{M,T}; u_T])
 
-Axes: B utterances, T steps, M modalities, H_m width of the memory of modality m, U width of the gated memory, C outputs.
+Axes: B utterances, T steps, M modalities, H_m width of the memory of modality m, U width of the gated memory, H sum of
+the H_m, C outputs.
 
 Each D is linear, ReLU, dropout, linear. Readings:
 - The paper's sequences are aligned to words. Here each modality is resampled to the same T steps by adaptive average

@@ -20,9 +20,8 @@ Readings:
   element of an absent target is zero. One modality alone is its own Z_a, without crossmodal transformers.
 - Attention sees the whole source. The authors' code hides what lies later, which the paper does not.
 - Settings are those of the paper's Table 5 for CMU-MOSI (d 40, 4 blocks, 10 heads, kernels 1, 3, 3, dropout 0.2 of text
-  and of the blocks' parts, 0.1 at the output, clip 0.8, 1e-3, batch 128, 100 epochs); three layers of self-attention, at
-  most four times the width in f and plateau by 0.1 after 20 epochs are the code's. Early stopping, and AdamW for Adam,
-  are ours.
+  and of the blocks' parts, 0.1 at the output, clip 0.8, 1e-3, batch 128, 100 epochs); three layers of self-attention,
+  and an f of four times the width, are the code's. Early stopping, its schedule and AdamW for Adam are ours.
 """
 
 from __future__ import annotations
@@ -178,7 +177,8 @@ class MulT(Architecture):
         x = batch.sequences[modality]
         x = self.text_dropout(x) if modality == "text" else x
         x = self.convolutions[modality](x.transpose(1, 2)).transpose(1, 2)
-        return x + positions(x.shape[1], x.shape[2]).to(x)
+        placed: Tensor = x + positions(x.shape[1], x.shape[2]).to(x)
+        return placed
 
 
 class Transformer(nn.Module):
