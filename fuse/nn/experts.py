@@ -83,8 +83,9 @@ class MixtureOfExperts(nn.Module):
         active, count = torch.unique_consecutive(chosen[order], return_counts=True)
         parameters = (self.hidden, self.hidden_bias, self.out, self.out_bias)
         mine = zip(*(p.index_select(0, active).unbind(0) for p in parameters), strict=True)
+        grouped = torch.split(x[order], count.tolist())
         outputs = [
             torch.addmm(out_bias, F.relu(torch.addmm(hidden_bias, rows, hidden)), out)
-            for rows, (hidden, hidden_bias, out, out_bias) in zip(torch.split(x[order], count.tolist()), mine, strict=True)
+            for rows, (hidden, hidden_bias, out, out_bias) in zip(grouped, mine, strict=True)
         ]
         return torch.cat(outputs)[torch.argsort(order)]

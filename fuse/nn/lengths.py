@@ -23,14 +23,37 @@ def resample(x: Float[Tensor, "B T D"], lengths: Int[Tensor, " B"], steps: int) 
     `torch.nn.functional.adaptive_avg_pool1d` has it for a sequence without padding. One step is the mean over time; a
     sequence shorter than `steps` has its frames repeated.
     """
-    step = torch.arange(steps, device=x.device)
-    length = lengths[:, None]
-    first = (step * length) // steps
-    last = ((step + 1) * length + steps - 1) // steps
-    frame = torch.arange(x.shape[1], device=x.device)
-    inside = (frame >= first[..., None]) & (frame < last[..., None])
-    weights = inside.to(x.dtype) / (last - first).clamp(min=1)[..., None].to(x.dtype)
-    return weights @ x
+    return pooling(lengths, torch.full_like(lengths, steps), x.shape[1], steps, x.dtype) @ x
+
+
+def shorten(
+    x: Float[Tensor, "B T D"], lengths: Int[Tensor, " B"], most: int
+) -> tuple[Float[Tensor, "B S D"], Int[Tensor, " B"], Float[Tensor, "B S"]]:
+    """Sequences of more than `most` frames pooled to `most` as `resample` does, shorter ones as they are.
+
+    Returns:
+        The frames, S = min(T, most) of them; the new lengths; and the times of the frames in old frames, frame k at
+        k + 0.5, pooled with the frames.
+    """
+    time = (torch.arange(x.shape[1], device=x.device) + 0.5).to(x.dtype)
+    if x.shape[1] <= most:
+        return x, lengths, time.expand(len(x), -1)
+    steps = lengths.clamp(max=most)
+    weights = pooling(lengths, steps, x.shape[1], most, x.dtype)
+    return weights @ x, steps, weights @ time
+
+
+def pooling(
+    lengths: Int[Tensor, " B"], steps: Int[Tensor, " B"], frames: int, most: int, dtype: torch.dtype
+) -> Float[Tensor, "B {most} {frames}"]:
+    """What each frame counts in each of a sequence's `steps` steps, of which none has more than `most`."""
+    step = torch.arange(most, device=lengths.device)
+    length, own = lengths[:, None], steps[:, None].clamp(min=1)
+    first = (step * length) // own
+    last = ((step + 1) * length + own - 1) // own
+    frame = torch.arange(frames, device=lengths.device)
+    inside = (frame >= first[..., None]) & (frame < last[..., None]) & (step < steps[:, None])[..., None]
+    return inside.to(dtype) / (last - first).clamp(min=1)[..., None].to(dtype)
 
 
 def average_pool(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fuse.nn.lengths import frame_mask, resample
+from fuse.nn.lengths import frame_mask, resample, shorten
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 16])
@@ -26,3 +26,24 @@ def test_an_empty_sequence_gives_zeros() -> None:
 
 def test_masks() -> None:
     assert frame_mask(torch.tensor([0, 2]), 3).tolist() == [[False, False, False], [True, True, False]]
+
+
+def test_what_is_too_long_is_pooled_and_its_times_with_it() -> None:
+    lengths = torch.tensor([0, 3, 8, 9, 23])
+    x = torch.randn(5, 23, 3, dtype=torch.float64)
+    x[~frame_mask(lengths, 23)] = 0
+    out, short, times = shorten(x, lengths, 8)
+    assert short.tolist() == [0, 3, 8, 8, 8] and out.shape == (5, 8, 3)
+    middles = torch.arange(23, dtype=torch.float64) + 0.5
+    for row, length in enumerate(lengths.tolist()):
+        kept = min(length, 8)
+        for value, mine in ((x[row], out[row]), (middles[:, None], times[row, :, None])):
+            alone = F.adaptive_avg_pool1d(value[:length].T[None], kept)[0].T if length > 8 else value[:length]
+            torch.testing.assert_close(mine[:kept], alone)
+        assert not out[row, kept:].any()
+
+
+def test_what_is_short_enough_stays_as_it_is() -> None:
+    x, lengths = torch.randn(2, 4, 3), torch.tensor([2, 4])
+    out, short, times = shorten(x, lengths, 4)
+    assert out is x and short is lengths and times.tolist() == [[0.5, 1.5, 2.5, 3.5]] * 2
