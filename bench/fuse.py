@@ -24,8 +24,10 @@ from cache_schema.samples import Target
 from fuse.arch import Batch
 from fuse.archs import hff
 from fuse.data import Dataset, scales
-from fuse.loop import Loss, clip, make_optimizer, reproducible
+from fuse.loop import clip, reproducible
+from fuse.losses import Loss
 from fuse.model import Model
+from fuse.optimize import Optimization
 
 EMOTIONS = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
 RATES_HZ = {"speech": 100.0, "text": 4.5, "vision": 5.0}
@@ -82,7 +84,7 @@ def plain_batches(loader: DataLoader[dict[str, Tensor]]) -> Iterator[Batch]:
 
 def seconds_per_epoch(model: Model, data: Dataset, batches: Callable[[], Iterator[Batch]]) -> float:
     """Median over ROUNDS epochs, after one that warms up."""
-    optimizer, criterion = make_optimizer(model, hff.TRAINING), Loss(hff.TRAINING, data)
+    optimizer, criterion = Optimization(model.network, hff.TRAINING, 1), Loss(hff.TRAINING, data)
     model.train()
     found = []
     for _ in range(ROUNDS + 1):
@@ -91,7 +93,7 @@ def seconds_per_epoch(model: Model, data: Dataset, batches: Callable[[], Iterato
             loss = criterion(model(batch).logits, batch.target)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
-            clip(model, hff.TRAINING.clip, loss, "the benchmark", batch)
+            clip(model, optimizer.parameters, hff.TRAINING.clip, loss, "the benchmark", batch)
             optimizer.step()
         found.append(time.perf_counter() - begun)
     return statistics.median(found[1:])

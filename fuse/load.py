@@ -1,9 +1,9 @@
-"""From the feature store to resident splits: which features, which utterances, and what was left out and why."""
+"""From the feature store to a resident dataset: which features, which utterances, what was left out and why."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,101 +12,97 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache_schema.canonical import canonical_bytes, sha256_hex
 from cache_schema.errors import DataError, SettingsError
 from cache_schema.registry import unknown_name
-from cache_schema.samples import SPLITS, Corpus, Target, Utterance
+from cache_schema.samples import SPLITS, Corpus, Split, Target, Utterance
+from fuse.companions import Sources, with_companions
 from fuse.data import Dataset, Splits
 
 if TYPE_CHECKING:
     from cache_schema.feature import Feature
     from cache_schema.store import FeatureStore
+    from fuse.corpora import Source
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where the numbers of a run come from; written into its folder.
+class Whole:
+    """What can be used of a dataset, resident, before it is split.
 
     Attributes:
-        store: the store's path, as given.
-        dataset: the dataset's name.
-        target: what is predicted.
-        features: per modality: name, fingerprint, digest of the exact data, whether the weights were random, ...
-        splits: split -> number of utterances and sha256 over their ids.
-        left_out: without_label and without_split: how many; empty: ids of samples without any modality.
+        dataset: its name.
+        utterances: those with a label and a modality.
+        data: their features and labels, in the same order.
+        left_out: without_label, without_split and without_partner: how many; empty: ids of samples without any
+            modality.
     """
 
-    store: str
     dataset: str
-    target: Target
-    features: dict[str, dict[str, Any]]
-    splits: dict[str, dict[str, Any]]
+    utterances: tuple[Utterance, ...]
+    data: Dataset
     left_out: dict[str, Any]
 
-    @property
-    def digest(self) -> str:
-        """sha256 over the digests of all features: the exact data of the run."""
-        return sha256_hex(canonical_bytes({m: f["digest"] for m, f in self.features.items()}))
+
+def read(
+    store: FeatureStore,
+    dataset: str,
+    chosen: Mapping[str, Feature],
+    target: Target,
+    drop_empty: bool = False,
+    splits: Sequence[Split | None] = SPLITS,
+    classes: Mapping[str, str] | None = None,
+    ids: Collection[str] | None = None,
+    companions: Sources | None = None,
+) -> Whole:
+    """Read a dataset's features and labels.
+
+    Args:
+        store: the feature store.
+        dataset: name of a dataset in it.
+        chosen: the feature of each modality.
+        target: what is predicted; its classes are the common ones where `classes` is given.
+        drop_empty: leave samples without any modality out, instead of raising.
+        splits: the official splits of which utterances are read, None for those in no split; nothing of the others
+            is.
+        classes: class of the dataset -> class of `target`; utterances of other classes are left out, and counted.
+        ids: only these are read.
+        companions: what lies on the modalities' frames, and what it is made from.
+
+    Raises:
+        DataError: features are not extracted for all utterances, or a sample has no modality.
+        StoreError: the store cannot be read.
+    """
+    corpus_target = choose_target(store.samples(dataset).corpus, target.name)
+    listed = [u for u in store.samples(dataset).utterances if ids is None or u.id in ids]
+    utterances, left_out = usable(listed, corpus_target, splits)
+    if classes is not None:
+        everything = utterances
+        utterances = [renamed(u, target.name, classes) for u in everything if u.labels[target.name] in classes]
+        left_out["without_partner"] = len(everything) - len(utterances)
+    if not utterances:
+        raise DataError(f"{dataset}: no utterance of a split has a label for {target.name}: nothing can be trained.")
+    whole = resident(dataset, utterances, target, chosen)
+    there = whole.available.any(dim=1)
+    left_out["empty"] = [whole.ids[row] for row in torch.nonzero(~there).squeeze(1).tolist()]
+    if left_out["empty"] and not drop_empty:
+        raise DataError(
+            f"{dataset}: {len(left_out['empty'])} utterances have none of {', '.join(chosen)}, the first is "
+            f"{left_out['empty'][0]!r}. Leave them out with --set drop_empty=true."
+        )
+    if companions is not None:
+        whole = with_companions(whole, chosen, companions)
+    rows = torch.nonzero(there).squeeze(1)
+    kept = tuple(utterances[row] for row in rows.tolist())
+    return Whole(dataset, kept, whole.select(rows), left_out)
 
 
 def load(
-    store_path: str | Path,
-    dataset: str,
-    prefers: Mapping[str, Sequence[str]],
-    modalities: Sequence[str] | None = None,
-    features: Mapping[str, str] | None = None,
-    target: str | None = None,
-    drop_empty: bool = False,
+    store_path: str | Path, dataset: str, prefers: Mapping[str, Sequence[str]], **rest: Any
 ) -> tuple[Splits, Source]:
-    """Read a dataset's features for one architecture.
+    """The official splits of a dataset, and where they come from; arguments and errors as `fuse.corpora.Request`."""
+    from fuse.corpora import Request, load_folds
 
-    Args:
-        store_path: the feature store.
-        dataset: name of a dataset in it.
-        prefers: modality -> names of features, best first (`PREFERS` of an architecture).
-        modalities: which to use; None: all of `prefers` that the store has a feature for.
-        features: modality -> feature to use instead of the preferred one, as "roberta" or "roberta@1a2b" with the
-            beginning of a fingerprint.
-        target: name of a target of the corpus; None: its first.
-        drop_empty: leave samples without any modality out, instead of raising.
-
-    Raises:
-        SettingsError: a modality, feature or target that there is not.
-        DataError: features are not extracted for all utterances, a split is empty, or a sample has no modality.
-        StoreError: the store cannot be read.
-    """
-    from cache_schema.store import FeatureStore
-
-    store = FeatureStore.open(store_path, mode="r")
-    samples = store.samples(dataset)
-    chosen = choose_features(store, dataset, prefers, modalities, features or {})
-    wanted = choose_target(samples.corpus, target)
-    utterances, left_out = usable(samples.utterances, wanted)
-    if not utterances:
-        raise DataError(f"{dataset}: no utterance of a split has a label for {wanted.name}: nothing can be trained.")
-    whole = resident(dataset, utterances, wanted, chosen)
-    empty = torch.nonzero(~whole.available.any(dim=1)).squeeze(1).tolist()
-    if empty and not drop_empty:
-        raise DataError(
-            f"{dataset}: {len(empty)} utterances have none of {', '.join(chosen)}, the first is "
-            f"{whole.ids[empty[0]]!r}. Leave them out with --set drop_empty=true."
-        )
-    left_out["empty"] = [whole.ids[row] for row in empty]
-    parts, without = {}, set(empty)
-    for split in SPLITS:
-        rows = [i for i, u in enumerate(utterances) if u.split == split and i not in without]
-        if not rows:
-            raise DataError(f"{dataset} has no utterances to use in its {split} split; train, val and test are needed.")
-        parts[split] = whole.select(torch.tensor(in_dialogue_order([utterances[i] for i in rows], rows)))
-    source = Source(
-        store=str(Path(store_path).absolute()),
-        dataset=dataset,
-        target=wanted,
-        features={m: describe_feature(f) for m, f in chosen.items()},
-        splits={split: {"utterances": len(part), "sha256": part.digest()} for split, part in parts.items()},
-        left_out=left_out,
-    )
-    return Splits(parts["train"], parts["val"], parts["test"]), source
+    (fold,), source = load_folds(Request(store_path, dataset, prefers, **rest))
+    return fold.splits, source
 
 
 def choose_features(
@@ -160,17 +156,24 @@ def choose_target(corpus: Corpus, name: str | None) -> Target:
     raise SettingsError(unknown_name(f"target of {corpus.name}", name, [t.name for t in corpus.targets]))
 
 
-def usable(utterances: Sequence[Utterance], target: Target) -> tuple[list[Utterance], dict[str, Any]]:
-    """The utterances of a split that have the label, and how many were left out for want of either."""
+def usable(
+    utterances: Sequence[Utterance], target: Target, splits: Sequence[Split | None] = SPLITS
+) -> tuple[list[Utterance], dict[str, Any]]:
+    """The utterances of `splits` that have the label, and how many were left out for want of it or of any split."""
     kept, counts = [], Counter({"without_label": 0, "without_split": 0})
     for utterance in utterances:
-        if utterance.split is None:
-            counts["without_split"] += 1
+        if utterance.split not in splits:
+            counts["without_split"] += utterance.split is None
         elif label_of(utterance, target) is None:
             counts["without_label"] += 1
         else:
             kept.append(utterance)
     return kept, dict(counts)
+
+
+def renamed(utterance: Utterance, target: str, classes: Mapping[str, str]) -> Utterance:
+    """The utterance with its class's common name."""
+    return utterance.model_copy(update={"labels": {**utterance.labels, target: classes[utterance.labels[target]]}})
 
 
 def label_of(utterance: Utterance, target: Target) -> int | float | list[float] | None:
@@ -230,14 +233,18 @@ def resident(dataset: str, utterances: Sequence[Utterance], target: Target, chos
 
 def in_dialogue_order(utterances: Sequence[Utterance], rows: Sequence[int]) -> list[int]:
     """`rows` with each dialogue's utterances together, by turn, dialogues in the order in which they begin."""
-    first: dict[str, int] = {}
+
+    def dialogue(utterance: Utterance) -> tuple[str | None, str]:
+        return utterance.split, utterance.dialogue or f"alone {utterance.id}"
+
+    first: dict[tuple[str | None, str], int] = {}
     for place, utterance in enumerate(utterances):
-        first.setdefault(utterance.dialogue or f"alone {utterance.id}", place)
+        first.setdefault(dialogue(utterance), place)
 
     def key(place: int) -> tuple[int, int, int]:
         utterance = utterances[place]
         turn = place if utterance.turn is None else utterance.turn
-        return first[utterance.dialogue or f"alone {utterance.id}"], turn, place
+        return first[dialogue(utterance)], turn, place
 
     return [rows[place] for place in sorted(range(len(rows)), key=key)]
 

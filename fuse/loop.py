@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from cache_schema.errors import MerError, SettingsError
+from cache_schema.errors import MerError
 from cache_schema.samples import Target
 from fuse import metrics
 from fuse.arch import Batch, probabilities
+from fuse.checkpoint import Checkpoint
 from fuse.data import Dataset
+from fuse.losses import Loss, check
 from fuse.model import Model
+from fuse.optimize import Optimization, most_steps
 from fuse.train_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -43,13 +45,15 @@ class Epoch:
     Attributes:
         seed: whose.
         epoch: from 1.
-        max_epochs: where training ends in any case.
-        lr: learning rate of the epoch.
+        max_epochs: where training ends in any case, counted over all stages.
+        lr: learning rate with which the epoch begins, that of the first group.
         train_loss: mean over the epoch's steps, with dropout.
         val_loss: after the epoch.
         val: metric -> value on validation.
         best: whether it is the best so far; the last such one is kept.
         seconds: wall-clock time of the epoch.
+        stage: which branch it trained, where branches are trained apart; epochs count anew in each.
+        folds: how many trainings the seed has, one per fold.
     """
 
     seed: int
@@ -61,6 +65,8 @@ class Epoch:
     val: dict[str, float]
     best: bool
     seconds: float
+    stage: str = ""
+    folds: int = 1
 
 
 @dataclass(frozen=True)
@@ -116,8 +122,20 @@ def fit(
     config: TrainConfig,
     seed: int,
     progress: Callable[[Epoch], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[Epoch]:
     """Train `model`, leave it with the weights of its best epoch on `val`, and return the history.
+
+    An architecture with `stages` is trained stage by stage, each to its own best epoch, and then fits its late fusion.
+
+    Args:
+        model: untrained; on the device of the data.
+        train: what it learns from.
+        val: what stops it, lowers its rate and chooses its epoch.
+        config: the settings.
+        seed: shuffles the batches.
+        progress: called after each epoch, and at once with those of an interrupted training.
+        checkpoint: where an interrupted training goes on, to the same result; written as it goes.
 
     Raises:
         DivergedError: a loss or a gradient is not finite; says at which step, in which utterances and where.
@@ -127,50 +145,116 @@ def fit(
     shuffle = torch.Generator().manual_seed(seed)
     if config.shuffle_labels:
         train, val = permuted(train, shuffle), permuted(val, shuffle)
-    criterion = Loss(config, train)
-    optimizer = make_optimizer(model, config)
-    lower = config.monitor in metrics.LOWER_IS_BETTER
-    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer, "min" if lower else "max", config.plateau_factor, config.plateau_patience
-    )
-    history: list[Epoch] = []
-    best, best_state, since, step = float("nan"), deepcopy(model.state_dict()), 0, 0
-    for epoch in range(1, config.max_epochs + 1):
-        begun, lr = time.perf_counter(), optimizer.param_groups[0]["lr"]
-        model.train()
-        losses = []
-        for batch in train.batches(config.batch_size, model.network.unit, shuffle):
-            step += 1
-            output = model(batch)
-            loss = torch.stack([criterion(output.logits, batch.target), *output.losses.values()]).sum()
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            clip(model, config.clip, loss, f"seed {seed}, epoch {epoch}, step {step}", batch)
-            optimizer.step()
-            losses.append(loss.item())
-        seen = predict(model, val, config.batch_size, criterion)
-        if not math.isfinite(seen.loss):
-            raise DivergedError(
-                f"Seed {seed}: the loss on validation is {seen.loss:g} after epoch {epoch}. Try a lower lr."
-            )
-        measured = seen.measure(val.target)
-        watched = seen.loss if config.monitor == "loss" else measured[config.monitor]
-        improved = not watched >= best if lower else not watched <= best
-        if improved:
-            best, best_state, since = watched, deepcopy(model.state_dict()), 0
-        else:
-            since += 1
-        if config.scheduler == "plateau":
-            plateau.step(watched)
-        seconds = time.perf_counter() - begun
-        train_loss = float(np.mean(losses))
-        history.append(Epoch(seed, epoch, config.max_epochs, lr, train_loss, seen.loss, measured, improved, seconds))
+    network, criterion, history = model.network, Loss(config, train), list[Epoch]()
+    saved = None if checkpoint is None else checkpoint.load()
+    if saved is not None:
+        history = [Epoch(**epoch) for epoch in saved["history"]]
         if progress is not None:
-            progress(history[-1])
-        if since >= config.patience:
-            break
-    model.load_state_dict(best_state)
+            for past in history:
+                progress(past)
+
+    stages: tuple[str | None, ...] = network.stages or (None,)
+    for number, stage in enumerate(stages):
+        if saved is not None and number < saved["stage"]:
+            continue
+        network.stage = stage
+        optimization = Optimization(network, config, most_steps(len(train), config), stage)
+        best, best_state, since, step, first = math.nan, deepcopy(model.state_dict()), 0, 0, 1
+        if saved is not None:
+            best, best_state, since, step = (saved[name] for name in ("best", "best_state", "since", "step"))
+            first = saved["epoch"] + 1
+            model.load_state_dict(saved["model"])
+            optimization.load_state_dict(saved["optimization"])
+            restore_generators(saved, shuffle, train.dialogues.device)
+            saved = None
+        for epoch in range(first, config.max_epochs + 1):
+            if since >= config.patience:
+                break
+            begun, lr = time.perf_counter(), optimization.lr
+            model.train()
+            losses = []
+            for batch in train.batches(config.batch_size, network.unit, shuffle):
+                step += 1
+                if config.modality_dropout:
+                    batch = hide_modalities(batch, config.modality_dropout)
+                output = model(batch)
+                loss = torch.stack([criterion(output.logits, batch.target), *output.losses.values()]).sum()
+                optimization.zero_grad()
+                torch.autograd.backward(loss)
+                where = f"seed {seed}, {f'{stage}, ' if stage else ''}epoch {epoch}, step {step}"
+                clip(model, optimization.parameters, config.clip, loss, where, batch)
+                optimization.step()
+                losses.append(loss.item())
+            seen = predict(model, val, config.batch_size, criterion)
+            if not math.isfinite(seen.loss):
+                raise DivergedError(
+                    f"Seed {seed}: the loss on validation is {seen.loss:g} after epoch {epoch}. Try a lower lr."
+                )
+            measured = seen.measure(val.target)
+            watched = seen.loss if config.monitor == "loss" else measured[config.monitor]
+            improved = not watched >= best if config.monitor in metrics.LOWER_IS_BETTER else not watched <= best
+            since = 0 if improved else since + 1
+            if improved:
+                best, best_state = watched, deepcopy(model.state_dict())
+            optimization.epoch_ends(watched)
+            history.append(
+                Epoch(
+                    seed=seed,
+                    epoch=epoch,
+                    max_epochs=config.max_epochs * len(stages),
+                    lr=lr,
+                    train_loss=float(np.mean(losses)),
+                    val_loss=seen.loss,
+                    val=measured,
+                    best=improved,
+                    seconds=time.perf_counter() - begun,
+                    stage=stage or "",
+                )
+            )
+            if checkpoint is not None and checkpoint.due:
+                checkpoint.save(
+                    {
+                        "stage": number,
+                        "epoch": epoch,
+                        "step": step,
+                        "since": since,
+                        "best": best,
+                        "best_state": best_state,
+                        "model": model.state_dict(),
+                        "optimization": optimization.state_dict(),
+                        "history": [asdict(e) for e in history],
+                        **generators(shuffle, train.dialogues.device),
+                    }
+                )
+            if progress is not None:
+                progress(history[-1])
+        model.load_state_dict(best_state)
+    network.stage = None
+    model.eval()
+    with torch.no_grad():
+        network.fit_late_fusion(model.clean(batch) for batch in val.batches(config.batch_size, network.unit))
     return history
+
+
+def generators(shuffle: torch.Generator, device: torch.device) -> dict[str, Tensor]:
+    """The state of everything that is drawn from in training."""
+    states = {"shuffle": shuffle.get_state(), "torch": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def restore_generators(states: Mapping[str, Any], shuffle: torch.Generator, device: torch.device) -> None:
+    """Draw on as after `generators`."""
+    shuffle.set_state(states["shuffle"])
+    torch.set_rng_state(states["torch"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def hide_modalities(batch: Batch, share: float) -> Batch:
+    """The batch with each modality of an utterance hidden with probability `share`, one at least left where any was."""
+    drawn = torch.rand(batch.available.shape).to(batch.available.device)
+    last = torch.zeros_like(batch.available).scatter_(1, (drawn * batch.available).argmax(dim=1, keepdim=True), True)
+    return batch.replace(available=batch.available & ((drawn >= share) | last))
 
 
 @torch.no_grad()
@@ -208,61 +292,6 @@ def predict(model: Model, data: Dataset, batch_size: int, criterion: Loss | None
     )
 
 
-class Loss:
-    """The loss of a target: cross-entropy, one binary cross-entropy per class, or squared or absolute error.
-
-    Args:
-        config: class weights, label smoothing and which regression loss.
-        train: the training split, whose labels the class weights are counted in.
-    """
-
-    def __init__(self, config: TrainConfig, train: Dataset) -> None:
-        self.kind, self.regression_loss = train.target.kind, config.regression_loss
-        self.label_smoothing = config.label_smoothing
-        self.weights: Tensor | None = None
-        if config.class_weights == "balanced" and train.labels is not None:
-            self.weights = balanced(train.labels, train.target)
-
-    def __call__(self, logits: Tensor, labels: Tensor | None) -> Tensor:
-        """Mean over the batch, of logits (B, C) or predictions (B,)."""
-        if labels is None:
-            raise MerError("Without labels there is no loss.")
-        if self.kind == "classification":
-            return F.cross_entropy(logits, labels, self.weights, label_smoothing=self.label_smoothing)
-        if self.kind == "multilabel":
-            return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=self.weights)
-        return F.mse_loss(logits, labels) if self.regression_loss == "mse" else F.l1_loss(logits, labels)
-
-
-def balanced(labels: Tensor, target: Target) -> Tensor:
-    """Weight of each class (C,): N / (C n_c), for multilabel negatives / positives; 1 for a class that never or always
-    occurs."""
-    if target.kind == "multilabel":
-        positive = labels.sum(dim=0)
-        return torch.where(
-            (positive > 0) & (positive < len(labels)), (len(labels) - positive) / positive.clamp(min=1), 1.0
-        )
-    counts = torch.bincount(labels, minlength=len(target.classes)).float()
-    return torch.where(counts > 0, len(labels) / (len(target.classes) * counts.clamp(min=1)), 1.0)
-
-
-def check(config: TrainConfig, target: Target) -> None:
-    """Refuse settings that mean nothing for the target.
-
-    Raises:
-        SettingsError: which one, and why.
-    """
-    known = ["loss", *metrics.names(target)]
-    if config.monitor not in known:
-        raise SettingsError(
-            f"monitor = {config.monitor!r} is no metric of {target.name}: choose one of {', '.join(known)}."
-        )
-    if config.label_smoothing and target.kind != "classification":
-        raise SettingsError(f"label_smoothing is for classification; {target.name} is a {target.kind} target.")
-    if config.class_weights != "none" and target.kind == "regression":
-        raise SettingsError(f"class_weights mean nothing for {target.name}: it is a regression target.")
-
-
 def permuted(data: Dataset, generator: torch.Generator) -> Dataset:
     """The same utterances with each other's labels."""
     if data.labels is None:
@@ -271,18 +300,11 @@ def permuted(data: Dataset, generator: torch.Generator) -> Dataset:
     return replace(data, labels=data.labels[order])
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW or Adam over all parameters."""
-    kind: Any = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    optimizer: torch.optim.Optimizer = kind(
-        model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
-    )
-    return optimizer
-
-
-def clip(model: nn.Module, most: float | None, loss: Tensor, where: str, batch: Batch) -> None:
-    """Scale the whole gradient down to norm `most`, and refuse what is not finite."""
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), float("inf") if most is None else most)
+def clip(
+    model: nn.Module, trained: list[nn.Parameter], most: float | None, loss: Tensor, where: str, batch: Batch
+) -> None:
+    """Scale the whole gradient of what is trained down to norm `most`, and refuse what is not finite."""
+    norm = torch.nn.utils.clip_grad_norm_(trained, float("inf") if most is None else most)
     if torch.isfinite(loss) and torch.isfinite(norm):
         return
     weights = [n for n, p in model.named_parameters() if not torch.isfinite(p).all()]

@@ -1,27 +1,31 @@
 """A run's folder: everything that a number in it came from, and the models themselves.
 
-    run = load("runs/hff-meld-1")
+    run = fuse.run.load("runs/hff-meld-1")
     model = run.model(seed=0)
 
     run.json        settings, data with its digests, seeds, versions, command
     metrics.json    over the seeds and per seed, per class, confusion matrices
-    seed-0/         weights.safetensors, history.csv, predictions.parquet, confusion.csv
+    seed-0/         weights.safetensors, history.csv, predictions.parquet, confusion.csv, result.json
+    seed-0/fold-1/  the same of each fold, where there are several; seed-0/ then has what they say together
 
-It is written under another name and renamed when it is complete, and never written again.
+It is written under a name of its settings and data and renamed when it is complete, and never written again. Until then
+a training that was interrupted lies there, and the same command goes on with it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from pydantic import Field
 
 from cache_schema.errors import MerError
 from cache_schema.samples import Target
@@ -29,9 +33,11 @@ from cache_schema.settings import Spec
 from fuse import run_files
 from fuse.archs import ARCHS
 from fuse.model import Model
+from fuse.protocols import Protocol
 from fuse.train_config import TrainConfig
 
 FORMAT = 1
+_LOCKS: dict[Path, IO[str]] = {}
 
 
 class RunRecord(Spec):
@@ -59,11 +65,21 @@ class RunRecord(Spec):
     """Per modality: the feature's name, fingerprint, folder, digest of its data, frame shape, random_weights, and how
     many samples of the dataset failed or have none."""
     store_digest: str
-    """sha256 over the digests of all features: the exact data."""
+    """sha256 over the used rows of all features, the ids and the labels: the exact data."""
     random_weights: bool
     """Some feature came from an encoder with random weights: a trial, not a result."""
     splits: dict[str, dict[str, Any]]
-    """Per split: how many utterances, and sha256 over their ids in order."""
+    """Per split: how many utterances, and digests of their ids, labels and features; over folds, of what is tested."""
+    protocol: dict[str, Any] = Field(default_factory=dict)
+    """How the data were split: the fields of `Protocol`."""
+    folds: list[dict[str, Any]] = Field(default_factory=list)
+    """Per fold its name, and its splits as in `splits`."""
+    companions: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Per companion, the feature that it was made from, as in `features`."""
+    without: dict[str, str] = Field(default_factory=dict)
+    """Companions that the architecture reads and that there were not, and why."""
+    degraded: dict[str, Any] = Field(default_factory=dict)
+    """What was taken from the data on purpose: modality, share of utterances, and how."""
     left_out: dict[str, Any]
     """How many utterances have no label or no split, and the ids of those without any modality."""
     seeds: list[int]
@@ -104,20 +120,32 @@ class Run:
         """Shape of one frame of each modality."""
         return {m: tuple(f["tail"]) for m, f in self.record.features.items()}
 
-    def model(self, seed: int | None = None, device: str = "cpu") -> Model:
-        """The trained model of a seed (None: the first), ready to predict.
+    @property
+    def protocol(self) -> Protocol:
+        """How the data were split."""
+        return Protocol.parse(self.record.protocol, f"{self.folder}/run.json: protocol")
+
+    def place(self, seed: int, fold: int = 1) -> Path:
+        """The folder of one training; folds count from 1."""
+        own = self.folder / f"seed-{seed}"
+        return own / f"fold-{fold}" if len(self.record.folds) > 1 else own
+
+    def model(self, seed: int | None = None, device: str = "cpu", fold: int = 1) -> Model:
+        """The trained model of a seed (None: the first) and, where there are several, a fold, ready to predict.
 
         Raises:
-            MerError: the run has no such seed, or its weights are missing.
+            MerError: the run has no such seed or fold, or its weights are missing.
         """
         seed = self.record.seeds[0] if seed is None else seed
         if seed not in self.record.seeds:
             raise MerError(f"{self.folder} has no seed {seed}; it has {', '.join(map(str, self.record.seeds))}.")
+        if not 1 <= fold <= max(len(self.record.folds), 1):
+            raise MerError(f"{self.folder} has no fold {fold}; it has {max(len(self.record.folds), 1)}.")
         arch = ARCHS.load(self.record.arch)
         config = arch.Config.parse(self.record.config, f"{self.folder}/run.json: config")
         network = arch.build(config, self.tails, self.record.target)
         model = Model.unscaled(network, self.tails)
-        path = self.folder / f"seed-{seed}" / run_files.WEIGHTS
+        path = self.place(seed, fold) / run_files.WEIGHTS
         if not path.is_file():
             raise MerError(f"{path} is missing: the run's folder is not complete.")
         run_files.read_weights(path, model)
@@ -144,18 +172,28 @@ def load(folder: str | Path) -> Run:
 
 
 @contextmanager
-def new_folder(out: Path, arch: str, dataset: str) -> Iterator[tuple[Path, list[Path]]]:
+def new_folder(
+    out: Path, arch: str, dataset: str, digest: str, fresh: bool = False
+) -> Iterator[tuple[Path, list[Path]]]:
     """A folder to write a run into; renamed to the first free `<arch>-<dataset>-<n>` below `out` at the end.
 
-    Yields the temporary folder and a list in which the final one stands after the block. If the block raises, nothing
-    is left.
+    Yields the temporary folder and a list in which the final one stands after the block. If the block fails, nothing is
+    left; if it is interrupted, the folder stays, and the next training with the same `digest` finds it.
+
+    Args:
+        out: where.
+        arch: the architecture.
+        dataset: the dataset.
+        digest: of everything that the numbers depend on.
+        fresh: begin anew.
 
     Raises:
         MerError: `out` cannot be written.
     """
-    temporary = out / f".{arch}-{dataset}-{uuid.uuid4().hex[:8]}.partial"
+    name = f"{arch}-{dataset.replace(',', '+')}"
     try:
-        temporary.mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)
+        temporary, lock = _claim(out, f".{name}-{digest[:16]}", fresh)
     except OSError as error:
         raise MerError(f"{out}: a run cannot be written there ({error.strerror}).") from error
     final: list[Path] = []
@@ -165,11 +203,40 @@ def new_folder(out: Path, arch: str, dataset: str) -> Iterator[tuple[Path, list[
             if file.is_file():
                 with file.open("rb") as opened:
                     os.fsync(opened.fileno())
-        path = _reserve(out, f"{arch}-{dataset}")
+        path = _reserve(out, name)
         temporary.rename(path)
         final.append(path)
-    finally:
+    except Exception:
         shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    finally:
+        lock.unlink(missing_ok=True)
+        _LOCKS.pop(lock).close()
+
+
+def _claim(out: Path, name: str, fresh: bool) -> tuple[Path, Path]:
+    """A folder that no other process writes into, and the file whose lock says so until this process ends.
+
+    Another process that trains the same thing at the same time gets a folder of its own.
+    """
+    for number in itertools.count(1):
+        folder = out / (f"{name}.partial" if number == 1 else f"{name}-{number}.partial")
+        lock = folder.with_suffix(".lock")
+        opened = lock.open("a")
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            opened.close()
+            continue
+        if not lock.exists() or os.fstat(opened.fileno()).st_ino != lock.stat().st_ino:
+            opened.close()  # its owner has just finished and removed it
+            continue
+        _LOCKS[lock] = opened
+        if fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+        return folder, lock
+    raise AssertionError
 
 
 def _reserve(out: Path, name: str) -> Path:
@@ -185,5 +252,5 @@ def _reserve(out: Path, name: str) -> Path:
 
 def write_documents(folder: Path, record: RunRecord, metrics: dict[str, Any]) -> None:
     """run.json and metrics.json."""
-    for name, value in (("run.json", record.model_dump(mode="json")), ("metrics.json", metrics)):
-        (folder / name).write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", "utf-8")
+    run_files.write_json(folder / "run.json", record.model_dump(mode="json"))
+    run_files.write_json(folder / "metrics.json", metrics)

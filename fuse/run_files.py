@@ -6,6 +6,7 @@ Axes: N utterances, C classes.
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,10 +55,12 @@ def write_history(path: Path, history: Sequence[Epoch]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file)
         out.writerow(
-            ["epoch", "lr", "train_loss", "val_loss", *(f"val_{m}" for m in history[0].val), "best", "seconds"]
+            ["stage", "epoch", "lr", "train_loss", "val_loss", *(f"val_{m}" for m in history[0].val), "best", "seconds"]
         )
         for e in history:
-            out.writerow([e.epoch, e.lr, e.train_loss, e.val_loss, *e.val.values(), int(e.best), round(e.seconds, 4)])
+            out.writerow(
+                [e.stage, e.epoch, e.lr, e.train_loss, e.val_loss, *e.val.values(), int(e.best), round(e.seconds, 4)]
+            )
 
 
 def predictions_table(target: Target, seen: Mapping[str, Predictions]) -> pa.Table:
@@ -82,6 +85,54 @@ def predictions_table(target: Target, seen: Mapping[str, Predictions]) -> pa.Tab
             columns |= {f"probability_{c}": found.probabilities[:, i] for i, c in enumerate(target.classes)}
         tables.append(pa.table(columns | found.drawn))
     return pa.concat_tables(tables)
+
+
+def read_seen(folder: Path, target: Target, split: str) -> Predictions:
+    """What a training said about a split, from the predictions that it wrote; without what was drawn.
+
+    Raises:
+        MerError: it cannot be read, or holds nothing of the split.
+    """
+    table = read_predictions(folder / PREDICTIONS, split)
+    if not len(table):
+        raise MerError(f"{folder / PREDICTIONS} holds nothing of {split}.")
+
+    def columns(name: str) -> metrics.Array:
+        return np.stack([table[f"{name}_{c}"].to_numpy() for c in target.classes], axis=1)
+
+    def values(name: str) -> metrics.Array:
+        if target.kind == "classification":
+            return np.asarray([target.classes.index(c) for c in table[name].to_pylist()])
+        return columns(name) if target.kind == "multilabel" else table[name].to_numpy()
+
+    return Predictions(
+        ids=tuple(table["id"].to_pylist()),
+        loss=float("nan"),
+        truth=values("target"),
+        prediction=values("prediction"),
+        probabilities=None if target.kind == "regression" else columns("probability"),
+        drawn={},
+    )
+
+
+def concatenated(parts: Sequence[Predictions]) -> Predictions:
+    """What was said about several parts, one after the other; without what was drawn."""
+    chances = [p.probabilities for p in parts if p.probabilities is not None]
+    return Predictions(
+        ids=tuple(i for p in parts for i in p.ids),
+        loss=float("nan"),
+        truth=np.concatenate([p.truth for p in parts if p.truth is not None]),
+        prediction=np.concatenate([p.prediction for p in parts]),
+        probabilities=np.concatenate(chances) if chances else None,
+        drawn={},
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A JSON document, whole or not at all."""
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", "utf-8")
+    temporary.replace(path)
 
 
 def write_predictions(path: Path, target: Target, seen: Mapping[str, Predictions]) -> None:
@@ -116,10 +167,8 @@ def tables(target: Target, found: Predictions) -> dict[str, Any]:
         table = metrics.confusion(found.truth, found.prediction, len(target.classes))
         each, extra = metrics.per_class(table), {"confusion": table.tolist()}
     per_class = {
-        name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
-        for name, p, r, f, s in zip(
-            target.classes, each["precision"], each["recall"], each["f1"], each["support"], strict=True
-        )
+        name: {m: int(values[i]) if m == "support" else float(values[i]) for m, values in each.items()}
+        for i, name in enumerate(target.classes)
     }
     return {"classes": list(target.classes), "per_class": per_class, **extra}
 

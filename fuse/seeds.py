@@ -1,11 +1,12 @@
-"""One seed's training, and many seeds side by side.
+"""One seed's training, and many seeds and folds side by side.
 
-Each seed has a generator of its own and one CPU thread, so that its numbers depend neither on the other seeds nor on
-how many run at a time.
+Each training has a generator of its own and one CPU thread, so that its numbers depend neither on the others nor on how
+many run at a time. What is finished is kept in its folder, so that an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -15,24 +16,29 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from statistics import fmean
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 
 from cache_schema.errors import MerError
+from cache_schema.samples import Target
 from cache_schema.settings import Spec
 from fuse import run_files
 from fuse.archs import ARCHS
-from fuse.data import Dataset, Splits, scales
+from fuse.board import Board
+from fuse.checkpoint import Checkpoint
+from fuse.data import Dataset, Selection, Splits, scales
 from fuse.loop import Epoch, Predictions, fit, predict, reproducible
 from fuse.model import Model
 from fuse.train_config import TrainConfig
 
 THREADS = 1
+RESULT, CHECKPOINT, BOARD = "result.json", "checkpoint.pt", "tensorboard"
 
 Progress = Callable[[Epoch], None]
 
@@ -45,31 +51,42 @@ class Job:
         arch: the architecture's name.
         config: its settings.
         training: the settings of training.
-        splits: the data, on the CPU.
+        folds: the data, on the CPU, by the fold's name; without a test split where none may be opened.
         device: where it is trained, as "cpu" or "cuda".
-        folder: where each seed writes its files, in a folder of its own.
+        folder: where each seed writes its files, in a folder of its own; None: nowhere.
+        tensorboard: write what TensorBoard shows, too.
     """
 
     arch: str
     config: Spec
     training: TrainConfig
-    splits: Splits
+    folds: dict[str, Selection]
     device: str
-    folder: Path
+    folder: Path | None
+    tensorboard: bool = False
+
+    def place(self, seed: int, fold: str) -> Path | None:
+        """The folder of one training: the seed's, or one in it where there are several folds."""
+        if self.folder is None:
+            return None
+        own = self.folder / f"seed-{seed}"
+        return own if len(self.folds) == 1 else own / f"fold-{list(self.folds).index(fold) + 1}"
 
 
 @dataclass(frozen=True)
 class SeedResult:
-    """What one seed gave.
+    """What one seed gave, in one fold or over all of them.
 
     Attributes:
         seed: which.
-        epochs: how many it trained.
-        best_epoch: the one that was kept.
+        epochs: how many it trained, over all folds.
+        best_epoch: the one that was kept; over several folds, the latest.
         seconds: wall-clock time of training.
         parameters: how many numbers were trained.
-        metrics: split -> metric -> value.
+        metrics: split -> metric -> value; over several folds test is measured on their utterances together, and val
+            is the mean over the folds.
         tables: split -> confusion matrix and per-class figures (`run_files.tables`).
+        folds: per fold its name, epochs, best_epoch and metrics; empty where there is one.
     """
 
     seed: int
@@ -79,6 +96,7 @@ class SeedResult:
     parameters: int
     metrics: dict[str, dict[str, float]]
     tables: dict[str, dict[str, Any]]
+    folds: list[dict[str, Any]] = field(default_factory=list)
 
 
 def new_model(job: Job, train: Dataset) -> Model:
@@ -93,39 +111,88 @@ def assess(model: Model, data: Dataset, batch_size: int, seed: int) -> Predictio
         return predict(model, data, batch_size)
 
 
-def train_seed(job: Job, seed: int, progress: Progress | None = None) -> SeedResult:
-    """Train on train, choose on val, then open test; write the seed's files.
+def train_seed(job: Job, seed: int, fold: str, progress: Progress | None = None) -> SeedResult:
+    """Train on train, choose on val, then open test where there is one; write the training's files.
+
+    What an interrupted run had finished is read, and what it had begun goes on.
 
     Raises:
         DivergedError: see `fuse.loop.fit`.
     """
-    device = torch.device(job.device)
+    folder = job.place(seed, fold)
+    if folder is not None and (folder / RESULT).is_file():
+        return SeedResult(**json.loads((folder / RESULT).read_text("utf-8")))
+    checkpoint, board = None, None
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint = Checkpoint(folder / CHECKPOINT)
+        board = Board(folder / BOARD) if job.tensorboard else None
+
+    def show(epoch: Epoch) -> None:
+        if board is not None:
+            board.write(epoch)
+        if progress is not None:
+            progress(replace(epoch, folds=len(job.folds)))
+
+    device, splits = torch.device(job.device), job.folds[fold]
     begun = time.perf_counter()
-    with reproducible(seed, THREADS):
-        model = new_model(job, job.splits.train).to(device)
-        train, val = job.splits.train.to(device), job.splits.val.to(device)
-        history = fit(model, train, val, job.training, seed, progress)
+    try:
+        with reproducible(seed, THREADS):
+            model = new_model(job, splits.train).to(device)
+            train, val = splits.train.to(device), splits.val.to(device)
+            history = fit(model, train, val, job.training, seed, show, checkpoint)
+    finally:
+        if board is not None:
+            board.close()
     seconds = time.perf_counter() - begun
-    seen = {
-        "val": assess(model, val, job.training.batch_size, seed),
-        "test": assess(model, job.splits.open_test().to(device), job.training.batch_size, seed),
-    }
+    seen = {"val": assess(model, val, job.training.batch_size, seed)}
+    if isinstance(splits, Splits):
+        seen["test"] = assess(model, splits.open_test().to(device), job.training.batch_size, seed)
     target = train.target
-    folder = job.folder / f"seed-{seed}"
-    folder.mkdir()
-    run_files.write_weights(folder / run_files.WEIGHTS, model)
-    run_files.write_history(folder / run_files.HISTORY, history)
-    run_files.write_predictions(folder / run_files.PREDICTIONS, target, seen)
-    tables = {split: run_files.tables(target, found) for split, found in seen.items()}
-    run_files.write_confusion(folder, target, tables["test"])
-    return SeedResult(
+    result = SeedResult(
         seed=seed,
         epochs=len(history),
         best_epoch=max(e.epoch for e in history if e.best),
         seconds=seconds,
         parameters=sum(p.numel() for p in model.parameters()),
         metrics={split: found.measure(target) for split, found in seen.items()},
+        tables={split: run_files.tables(target, found) for split, found in seen.items()},
+    )
+    if folder is not None and checkpoint is not None:
+        run_files.write_weights(folder / run_files.WEIGHTS, model)
+        run_files.write_history(folder / run_files.HISTORY, history)
+        run_files.write_predictions(folder / run_files.PREDICTIONS, target, seen)
+        if "test" in seen:
+            run_files.write_confusion(folder, target, result.tables["test"])
+        run_files.write_json(folder / RESULT, asdict(result))
+        checkpoint.remove()
+    return result
+
+
+def pool(job: Job, target: Target, results: Sequence[SeedResult]) -> SeedResult:
+    """One seed's folds together: its test predictions in one file, and measured as one."""
+    first = results[0]
+    own = job.place(first.seed, next(iter(job.folds)))
+    if len(results) == 1 or own is None:
+        return first
+    folders = [job.place(first.seed, name) for name in job.folds]
+    found = run_files.concatenated([run_files.read_seen(f, target, "test") for f in folders if f is not None])
+    run_files.write_predictions(own.parent / run_files.PREDICTIONS, target, {"test": found})
+    tables = {"test": run_files.tables(target, found)}
+    run_files.write_confusion(own.parent, target, tables["test"])
+    val = {m: fmean(r.metrics["val"][m] for r in results) for m in first.metrics["val"]}
+    return SeedResult(
+        seed=first.seed,
+        epochs=sum(r.epochs for r in results),
+        best_epoch=max(r.best_epoch for r in results),
+        seconds=sum(r.seconds for r in results),
+        parameters=first.parameters,
+        metrics={"val": val, "test": found.measure(target)},
         tables=tables,
+        folds=[
+            {"name": name, "epochs": r.epochs, "best_epoch": r.best_epoch, "metrics": r.metrics}
+            for name, r in zip(job.folds, results, strict=True)
+        ],
     )
 
 
@@ -162,13 +229,19 @@ class Workers:
                 process.join(timeout=5)
 
     def train(self, job: Job, seeds: Sequence[int], progress: Progress | None = None) -> list[SeedResult]:
-        """Train every seed; results in the order of `seeds`, equal whatever the number of jobs.
+        """Train every seed in every fold; a result per seed, in the order of `seeds`, whatever the number of jobs.
 
         Raises:
             MerError: a worker ended without a result (out of memory, or killed).
         """
-        if min(self.jobs, len(seeds)) == 1 or job.device != "cpu":
-            return [train_seed(job, seed, progress) for seed in seeds]
+        tasks = [(seed, fold) for seed in seeds for fold in job.folds]
+        results = self._results(job, tasks, progress)
+        folds, target = len(job.folds), next(iter(job.folds.values())).train.target
+        return [pool(job, target, results[i : i + folds]) for i in range(0, len(results), folds)]
+
+    def _results(self, job: Job, tasks: list[tuple[int, str]], progress: Progress | None) -> list[SeedResult]:
+        if min(self.jobs, len(tasks)) == 1 or job.device != "cpu":
+            return [train_seed(job, seed, fold, progress) for seed, fold in tasks]
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
             self._events = context.SimpleQueue()
@@ -180,7 +253,7 @@ class Workers:
                 # Saved once and mapped by every worker: the features are in memory once.
                 path = Path(folder, "job.pt")
                 torch.save(job, path)
-                return list(self._pool.map(_work, [str(path)] * len(seeds), seeds))
+                return list(self._pool.map(_work, [str(path)] * len(tasks), *zip(*tasks, strict=True)))
         except BrokenProcessPool as error:
             raise MerError("A training process ended without a result: out of memory? Try fewer --jobs.") from error
         finally:
@@ -203,8 +276,8 @@ def _begin(events: Any) -> None:
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 
-def _work(path: str, seed: int) -> SeedResult:
-    return train_seed(_load_job(path), seed, _events.put)
+def _work(path: str, seed: int, fold: str) -> SeedResult:
+    return train_seed(_load_job(path), seed, fold, _events.put)
 
 
 @lru_cache(maxsize=1)

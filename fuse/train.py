@@ -15,13 +15,18 @@ from typing import Any
 
 import torch
 
+from cache_schema.canonical import canonical_bytes, sha256_hex
 from cache_schema.errors import SettingsError
 from cache_schema.registry import unknown_name
 from cache_schema.settings import Spec
 from fuse import metrics
 from fuse.archs import ARCHS
-from fuse.load import Source, load
-from fuse.loop import check
+from fuse.board import require_tensorboard
+from fuse.corpora import Request, Source, load_folds
+from fuse.data import Selection
+from fuse.degrade import Degradation
+from fuse.losses import check
+from fuse.protocols import Protocol
 from fuse.run import FORMAT, RunRecord, new_folder, write_documents
 from fuse.seeds import THREADS, Job, Progress, SeedResult, Workers
 from fuse.train_config import TrainConfig
@@ -72,27 +77,37 @@ def train_run(
     target: str | None = None,
     assignments: Sequence[str] = (),
     seeds: int | Sequence[int] = 5,
+    protocol: Protocol | None = None,
     out: str | Path = "runs",
     device: str = "cpu",
     jobs: int | None = None,
     workers: Workers | None = None,
+    tensorboard: bool = False,
+    fresh: bool = False,
+    degrade: Degradation | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Train every seed, measure validation and test once each, and write the run's folder.
 
+    A training of the same settings and data that was interrupted goes on where it was, to the same result.
+
     Args:
         store_path: the feature store.
-        dataset: a dataset in it.
+        dataset: a dataset in it; several, joined by commas, are trained on jointly.
         arch: an architecture.
         modalities: which to use; None: all that the architecture takes and the store has.
         features: modality -> another feature than the architecture prefers, as "roberta" or "roberta@1a2b".
         target: what to predict; None: the corpus's first target.
         assignments: "field=value" for the architecture's settings or those of training.
         seeds: how many (0, 1, ...), or which.
+        protocol: how the data are split; None: the official splits.
         out: where the run's folder is made, as `<arch>-<dataset>-<n>`.
         device: "cpu" or "cuda".
         jobs: seeds that train at a time on the CPU; None: one per core. The numbers do not depend on it.
         workers: processes to use instead of new ones.
+        tensorboard: write what TensorBoard shows into each seed's folder.
+        fresh: begin anew, whatever was interrupted.
+        degrade: what is taken from training and validation on purpose.
         progress: called with each `Epoch`, from another thread where seeds run side by side.
 
     Raises:
@@ -104,23 +119,67 @@ def train_run(
     if not chosen or len(set(chosen)) != len(chosen):
         raise SettingsError("Training needs at least one seed, and every seed once.")
     require_device(device)
+    if tensorboard:
+        require_tensorboard()
     begun = time.perf_counter()
-    splits, source = load(store_path, dataset, module.PREFERS, modalities, features, target, training.drop_empty)
+    folds, source = load_folds(
+        request_of(module, store_path, dataset, modalities, features, target, training, protocol)
+    )
     check(training, source.target)
-    with new_folder(Path(out), arch, dataset) as (folder, final):
-        job = Job(arch, config, training, splits, device, folder)
+    parts: dict[str, Selection] = {fold.name: fold.splits for fold in folds}
+    if degrade is not None:
+        parts = {name: degrade.of_training(fold) for name, fold in parts.items()}
+    facts = [arch, config.model_dump(mode="json"), training.model_dump(mode="json"), source.digest, chosen, device]
+    digest = sha256_hex(canonical_bytes([*facts, tensorboard, degrade and asdict(degrade), versions()]))
+    with new_folder(Path(out), arch, dataset, digest, fresh) as (folder, final):
+        job = Job(arch, config, training, parts, device, folder, tensorboard)
         if workers is None:
             with Workers(jobs) as own:
                 results = own.train(job, chosen, progress)
         else:
             results = workers.train(job, chosen, progress)
-        record = describe_run(job, source, results, time.perf_counter() - begun)
-        summaries = {
-            split: {m: metrics.summary([r.metrics[split][m] for r in results]) for m in results[0].metrics[split]}
-            for split in ("test", "val")
-        }
-        write_documents(folder, record, {**summaries, "per_seed": [asdict(r) for r in results]})
+        record = describe_run(job, source, results, time.perf_counter() - begun, degrade)
+        summaries = summarize([r.metrics for r in results])
+        over_folds = [
+            {"name": name, **summarize([r.folds[i]["metrics"] for r in results])}
+            for i, name in enumerate(job.folds if len(job.folds) > 1 else ())
+        ]
+        documents = {**summaries, "folds": over_folds, "per_seed": [asdict(r) for r in results]}
+        write_documents(folder, record, documents)
     return Result(final[0], record, summaries["test"], summaries["val"], results)
+
+
+def summarize(per_seed: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, Any]]:
+    """Split -> metric -> `metrics.summary` over the seeds."""
+    return {
+        split: {m: metrics.summary([each[split][m] for each in per_seed]) for m in per_seed[0][split]}
+        for split in ("test", "val")
+        if split in per_seed[0]
+    }
+
+
+def request_of(
+    module: ModuleType,
+    store_path: str | Path,
+    dataset: str,
+    modalities: Sequence[str] | None,
+    features: Mapping[str, str] | None,
+    target: str | None,
+    training: TrainConfig,
+    protocol: Protocol | None,
+) -> Request:
+    """What an architecture's training reads of a store."""
+    return Request(
+        store=store_path,
+        dataset=dataset,
+        prefers=module.PREFERS,
+        modalities=modalities,
+        features=features,
+        target=target,
+        drop_empty=training.drop_empty,
+        protocol=protocol or Protocol(),
+        companions=getattr(module, "COMPANIONS", {}),
+    )
 
 
 def settings(module: ModuleType, arch: str, assignments: Sequence[str]) -> tuple[Spec, TrainConfig]:
@@ -153,7 +212,14 @@ def require_device(device: str) -> torch.device:
         raise SettingsError(f"The device {device!r} cannot be used ({reason}); try --device cpu.") from error
 
 
-def describe_run(job: Job, source: Source, results: Sequence[SeedResult], seconds: float) -> RunRecord:
+def versions() -> dict[str, str]:
+    """Of Python, mer and what the numbers depend on."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def describe_run(
+    job: Job, source: Source, results: Sequence[SeedResult], seconds: float, degrade: Degradation | None
+) -> RunRecord:
     """What run.json says."""
     return RunRecord(
         format=FORMAT,
@@ -167,13 +233,18 @@ def describe_run(job: Job, source: Source, results: Sequence[SeedResult], second
         target=source.target,
         features=source.features,
         store_digest=source.digest,
-        random_weights=any(f["random_weights"] for f in source.features.values()),
+        random_weights=any(f["random_weights"] for f in [*source.features.values(), *source.companions.values()]),
         splits=source.splits,
+        protocol=source.protocol.model_dump(mode="json"),
+        folds=source.folds,
+        companions=source.companions,
+        without=source.without,
+        degraded={} if degrade is None else asdict(degrade),
         left_out=source.left_out,
         seeds=[r.seed for r in results],
         device=job.device,
         threads=THREADS,
         parameters=results[0].parameters,
         seconds=round(seconds, 3),
-        versions={"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}},
+        versions=versions(),
     )

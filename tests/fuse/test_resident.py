@@ -181,6 +181,6 @@ def test_a_label_outside_the_classes_is_named(make_store: Build) -> None:
 
 
 def test_a_split_that_is_empty_is_an_error(make_store: Build) -> None:
-    samples = [u for u in utterances() if u.split != "val"]
-    with pytest.raises(DataError, match="no utterances to use in its val split"):
+    samples = [u for u in utterances() if u.split != "test"]
+    with pytest.raises(DataError, match="no utterances to use in its test split"):
         load(make_store(samples, modalities=("text",)), "toy", PREFERS)

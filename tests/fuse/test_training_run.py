@@ -115,7 +115,7 @@ def test_evaluation_refuses_other_data_unless_told(make_store: Build, tmp_path: 
     path = make_store(modalities=("text",))
     result = run(path, tmp_path, seeds=1)
     other = make_store(rows={"text": rows_of("text", utterances(), signal=1.0)}, modalities=("text",))
-    with pytest.raises(DamagedError, match=r"text feature roberta has digest .*--allow-changed"):
+    with pytest.raises(DamagedError, match=r"text feature roberta of the test split is another.*--allow-changed"):
         evaluate_run(result.run, store_path=other)
     found = evaluate_run(result.run, store_path=other, allow_changed=True)
     assert found["identical"] is False and len(found["changed"]) == 1
@@ -159,10 +159,24 @@ def test_a_failed_run_leaves_nothing(toy_store: Path, tmp_path: Path) -> None:
     with pytest.raises(DivergedError):
         run(toy_store, tmp_path, assignments=[*SMALL, "lr=1e30", "clip=null"], seeds=1)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path, "hff", "toy") as (folder, _):
+
+
+def test_an_interrupted_run_is_found_again_by_the_same_training_alone(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path, "hff", "toy", "1234") as (folder, _):
         (folder / "half").write_text("x")
         raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path, "hff", "toy", "1234") as (folder, _):
+        assert (folder / "half").read_text() == "x"
+        with pytest.raises(ValueError, match="other"), new_folder(tmp_path, "hff", "toy", "1234") as (other, _):
+            assert other != folder and not list(other.iterdir())  # the first one is being written into
+            raise ValueError("other")
+        raise KeyboardInterrupt
+    with new_folder(tmp_path, "hff", "toy", "5678") as (folder, final):
+        assert not list(folder.iterdir())
+    assert final[0].name == "hff-toy-1"
+    with new_folder(tmp_path, "hff", "toy", "1234", fresh=True) as (folder, final):
+        assert not list(folder.iterdir())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["hff-toy-1", "hff-toy-2"]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +205,7 @@ def test_wrong_settings_are_one_line(toy_store: Path, tmp_path: Path, changes: d
 
 
 def test_an_unknown_architecture_is_named(toy_store: Path) -> None:
-    with pytest.raises(SettingsError, match=r"no architecture called 'hf'\. Did you mean 'hff'"):
+    with pytest.raises(SettingsError, match=r"no architecture or baseline called 'hf'\. Did you mean 'hff'"):
         train_run(toy_store, "toy", "hf")
 
 
