@@ -1,8 +1,9 @@
 """How good predictions are, by the field's published protocols; and what several seeds say together.
 
 Classification: scikit-learn's definitions, where a class that occurs in neither truth nor prediction has no part in a
-macro mean, and a ratio 0 / 0 is 0. Regression: the CMU-MOSI/MOSEI protocols (acc7: rounded to -3..3; acc2: negative
-against positive, truths of 0 left out; acc2_nonneg: negative against the rest; f1_nonneg: weighted F1 of the latter).
+macro mean, and a ratio 0 / 0 is 0. Sentiment from -3 to 3 has the protocols of CMU-MOSI and CMU-MOSEI, as Tsai et al.
+2019 and those after them measure: acc7 and acc5, rounded to -3..3 and -2..2; acc2 and f1, negative against positive,
+truths of 0 left out; acc2_nonneg and f1_nonneg, negative against the rest, 0 included. Both F1 are weighted.
 
 Axes: N utterances, C classes.
 """
@@ -22,14 +23,15 @@ from cache_schema.samples import Target
 Array = NDArray[Any]
 LOWER_IS_BETTER = frozenset({"loss", "mae", "mse", "rmse"})
 CLASSIFICATION = ("accuracy", "macro_f1", "weighted_f1", "uar", "precision", "recall")
+MULTILABEL = (*CLASSIFICATION, "micro_f1", "binary_f1", "subset_accuracy")
 REGRESSION = ("mae", "mse", "rmse", "pearson", "ccc")
-SENTIMENT = ("acc2", "acc2_nonneg", "acc7", "f1_nonneg")
+SENTIMENT = ("acc2", "f1", "acc2_nonneg", "f1_nonneg", "acc5", "acc7")
 
 
 def names(target: Target) -> tuple[str, ...]:
     """The metrics of a target; those of SENTIMENT where its range is -3 to 3."""
     if target.kind != "regression":
-        return CLASSIFICATION
+        return MULTILABEL if target.kind == "multilabel" else CLASSIFICATION
     return REGRESSION + (SENTIMENT if (target.low, target.high) == (-3, 3) else ())
 
 
@@ -54,8 +56,15 @@ def measure(target: Target, truth: Array, prediction: Array) -> dict[str, float]
 
 
 def confusion(truth: Array, prediction: Array, classes: int) -> NDArray[np.int64]:
-    """How often class i (row) was taken for class j (column): (C, C)."""
+    """How often class i (row) was taken for class j (column): (C, C).
+
+    Raises:
+        DataError: there is nothing to count, or something else than class indices.
+    """
     _check(truth, prediction)
+    for name, values in (("truth", truth), ("prediction", prediction)):
+        if ((values < 0) | (values >= classes) | (values != np.floor(values))).any():
+            raise DataError(f"A {name} is none of the class indices 0 to {classes - 1}.")
     return np.bincount(truth.astype(np.int64) * classes + prediction.astype(np.int64), minlength=classes**2).reshape(
         classes, classes
     )
@@ -87,7 +96,31 @@ def classification(table: NDArray[np.int64]) -> dict[str, float]:
 
 
 def per_label(truth: Array, prediction: Array) -> dict[str, Array]:
-    """Precision, recall, F1 and support of each label's positives (C,), of 0 or 1 per label (N, C)."""
+    """What is said of each label (C,), of 0 or 1 per label (N, C).
+
+    precision, recall, f1 and support of its positives; accuracy; weighted_accuracy, the mean of the recall of its
+    positives and of its negatives, where it has any; binary_f1, the F1 of either, weighted by how many there are. The
+    last two are how CMU-MOSEI's emotions are measured (Zadeh et al. 2018; the weighted accuracy of Tong et al. 2017).
+
+    Raises:
+        DataError: there is nothing to measure, or a value is neither 0 nor 1.
+    """
+    _check(truth, prediction)
+    if not (np.isin(truth, (0, 1)).all() and np.isin(prediction, (0, 1)).all()):
+        raise DataError("Multilabel metrics take 0 or 1 per label.")
+    yes = _one_side(truth, prediction)
+    no = _one_side(1 - truth, 1 - prediction)
+    sides = (yes["support"] > 0).astype(int) + (no["support"] > 0)
+    return {
+        **yes,
+        "accuracy": (truth == prediction).mean(axis=0),
+        "weighted_accuracy": (yes["recall"] + no["recall"]) / sides,
+        "binary_f1": (yes["f1"] * yes["support"] + no["f1"] * no["support"]) / len(truth),
+    }
+
+
+def _one_side(truth: Array, prediction: Array) -> dict[str, Array]:
+    """Precision, recall, F1 and support of each label's ones (C,)."""
     hit = (truth * prediction).sum(axis=0)
     truths, predictions = truth.sum(axis=0), prediction.sum(axis=0)
     return {
@@ -99,23 +132,25 @@ def per_label(truth: Array, prediction: Array) -> dict[str, Array]:
 
 
 def multilabel(truth: Array, prediction: Array) -> dict[str, float]:
-    """Of 0 or 1 per label (N, C): means over the labels.
+    """Of 0 or 1 per label (N, C): means over the labels of `per_label`, where nothing else is said.
 
-    accuracy: share of labels that are right; uar: mean of the recall of a label's positives and of its negatives, where
-    it has any (the "weighted accuracy" of CMU-MOSEI); F1, precision and recall of the positives.
+    accuracy: share of labels that are right; uar: of weighted_accuracy; weighted_f1: F1 weighted by the positives;
+    micro_f1: F1 of all labels' positives in one; subset_accuracy: share of utterances with every label right.
     """
-    _check(truth, prediction)
     each = per_label(truth, prediction)
-    positive, negative = truth.sum(axis=0), (1 - truth).sum(axis=0)
-    rejected = _ratio(((1 - truth) * (1 - prediction)).sum(axis=0), negative)
-    sides = (positive > 0).astype(int) + (negative > 0)
+    positive = each["support"]
     return {
-        "accuracy": float((truth == prediction).mean()),
+        "accuracy": float(each["accuracy"].mean()),
         "macro_f1": float(each["f1"].mean()),
         "weighted_f1": float(_ratio(np.asarray(each["f1"] @ positive), np.asarray(positive.sum()))),
-        "uar": float(((each["recall"] + rejected) / sides).mean()),
+        "uar": float(each["weighted_accuracy"].mean()),
         "precision": float(each["precision"].mean()),
         "recall": float(each["recall"].mean()),
+        "micro_f1": float(
+            _ratio(np.asarray(2 * (truth * prediction).sum()), np.asarray(truth.sum() + prediction.sum()))
+        ),
+        "binary_f1": float(each["binary_f1"].mean()),
+        "subset_accuracy": float((truth == prediction).all(axis=1).mean()),
     }
 
 
@@ -142,19 +177,26 @@ def regression(truth: Array, prediction: Array) -> dict[str, float]:
 
 
 def sentiment(truth: Array, prediction: Array) -> dict[str, float]:
-    """The accuracies of CMU-MOSI/MOSEI on sentiment from -3 to 3; acc2 is 0 where every truth is 0."""
+    """The accuracies and F1 of CMU-MOSI/MOSEI on sentiment from -3 to 3; acc2 and f1 are 0 where every truth is 0."""
     _check(truth, prediction)
     nonzero = truth != 0
-    signs = (prediction[nonzero] > 0) == (truth[nonzero] > 0)
-    table = confusion(truth >= 0, prediction >= 0, 2)
-    seven = np.round(np.clip(prediction, -3, 3)) == np.round(np.clip(truth, -3, 3))
-    binary = classification(table)
+    signs = {"accuracy": 0.0, "weighted_f1": 0.0}
+    if nonzero.any():
+        signs = classification(confusion(truth[nonzero] > 0, prediction[nonzero] > 0, 2))
+    nonneg = classification(confusion(truth >= 0, prediction >= 0, 2))
     return {
-        "acc2": float(signs.mean()) if nonzero.any() else 0.0,
-        "acc2_nonneg": binary["accuracy"],
-        "acc7": float(seven.mean()),
-        "f1_nonneg": binary["weighted_f1"],
+        "acc2": signs["accuracy"],
+        "f1": signs["weighted_f1"],
+        "acc2_nonneg": nonneg["accuracy"],
+        "f1_nonneg": nonneg["weighted_f1"],
+        "acc5": _rounded_accuracy(truth, prediction, 2),
+        "acc7": _rounded_accuracy(truth, prediction, 3),
     }
+
+
+def _rounded_accuracy(truth: Array, prediction: Array, most: int) -> float:
+    """How often both round to the same of -most .. most; halves go to the even number, as in the field's code."""
+    return float((np.round(np.clip(prediction, -most, most)) == np.round(np.clip(truth, -most, most))).mean())
 
 
 def summary(per_seed: Sequence[float]) -> dict[str, Any]:

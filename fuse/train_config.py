@@ -9,7 +9,9 @@ from pydantic import Field
 from cache_schema.settings import Spec
 
 ClassificationMetric = Literal["accuracy", "macro_f1", "weighted_f1", "uar", "precision", "recall"]
-RegressionMetric = Literal["mae", "mse", "rmse", "pearson", "ccc", "acc2", "acc2_nonneg", "acc7", "f1_nonneg"]
+MultilabelMetric = Literal["micro_f1", "binary_f1", "subset_accuracy"]
+RegressionMetric = Literal["mae", "mse", "rmse", "pearson", "ccc"]
+SentimentMetric = Literal["acc2", "f1", "acc2_nonneg", "f1_nonneg", "acc5", "acc7"]
 
 
 Schedule = Literal["plateau", "onecycle", "cosine", "constant"]
@@ -55,7 +57,7 @@ class TrainConfig(Spec):
     """Epochs after which training ends in any case."""
     patience: int = Field(default=5, ge=1)
     """Training stops after so many epochs without improvement on validation."""
-    monitor: Literal["loss"] | ClassificationMetric | RegressionMetric = "loss"
+    monitor: Literal["loss"] | ClassificationMetric | MultilabelMetric | RegressionMetric | SentimentMetric = "loss"
     """What is watched on validation: the loss, or one of the task's metrics."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: a class weighs as the inverse of its training frequency (multilabel: positives against negatives)."""
