@@ -19,11 +19,13 @@ class MultiHeadAttention(nn.Module):
         d: model width.
         heads: number of heads.
         head_width: width of a head.
+        scale: what the products of queries and keys are multiplied by; None: 1 / sqrt(head_width).
     """
 
-    def __init__(self, d: int, heads: int, head_width: int) -> None:
+    def __init__(self, d: int, heads: int, head_width: int, scale: float | None = None) -> None:
         super().__init__()
         self.heads, self.head_width = heads, head_width
+        self.scale = head_width**-0.5 if scale is None else scale
         self.query = nn.Linear(d, heads * head_width, bias=False)
         self.key = nn.Linear(d, heads * head_width, bias=False)
         self.value = nn.Linear(d, heads * head_width, bias=False)
@@ -46,7 +48,7 @@ class MultiHeadAttention(nn.Module):
             project(source).unflatten(-1, (self.heads, self.head_width)).transpose(1, 2)
             for project, source in ((self.query, x), (self.key, memory), (self.value, memory))
         )
-        scores = (q * self.head_width**-0.5) @ k.transpose(-1, -2)
+        scores = (q * self.scale) @ k.transpose(-1, -2)
         if visible is not None:
             scores = scores.masked_fill(~visible[:, None], float("-inf"))
         weights = scores.softmax(dim=-1)

@@ -73,14 +73,14 @@ def companions_of(arch: ModuleType) -> dict[str, Companion]:
 def make_companions(
     arch: ModuleType, lengths: dict[str, Tensor], random: torch.Generator
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Values and where there are any. Intervals lie within FRAMES, one after the other, a special token at each end."""
+    """Values and where there are any. Intervals of a frame or more in a row, a special token at each end."""
     values, there = {}, {}
     for key, companion in companions_of(arch).items():
         length = lengths[companion.modality]
         count = len(length)
         inside = torch.arange(FRAMES) < length[:, None]
         if companion.join == "words":
-            steps = 0.3 + torch.rand(count, FRAMES, 1, generator=random)
+            steps = 1 + 0.3 * torch.rand(count, FRAMES, 1, generator=random)
             last = steps.cumsum(dim=1)
             values[key] = torch.cat([last - steps, last], dim=2)
             there[key] = inside & (torch.arange(FRAMES) > 0) & (torch.arange(FRAMES) < length[:, None] - 1)
