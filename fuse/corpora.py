@@ -17,6 +17,7 @@ from cache_schema.canonical import canonical_bytes, sha256_hex
 from cache_schema.errors import DataError, SettingsError
 from cache_schema.registry import unknown_name
 from cache_schema.samples import SPLITS, Split, Target, Utterance
+from cache_schema.storage import absolute_location
 from fuse.arch import Companion
 from fuse.companions import Sources, choose_companions
 from fuse.data import Dataset, Selection, Splits, joined
@@ -257,7 +258,7 @@ class _Opened:
         rows = self.rows_digest([i for whole in wholes for i in whole.data.ids])
         described = {m: {**describe_feature(f), "rows": rows[m]} for m, f in self._all(self.first).items()}
         return Source(
-            store=str(Path(self.request.store).absolute()),
+            store=absolute_location(self.request.store),
             dataset=",".join(self.trained),
             target=self.target,
             features={m: f for m, f in described.items() if m in self.features[self.first]},
