@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache_schema.errors import DamagedError
+from cache_schema.errors import DamagedError, first_line
 from cache_schema.feature_spec import ArraySpec
 from cache_schema.plan import frame_bytes
+from cache_schema.readers import chosen_reader, pipeline
 from cache_schema.storage import Storage
 
 if TYPE_CHECKING:
     import zarr
 
 CHUNK_BYTES = 1 << 20
+SCRATCH_BYTES = 64 << 20
+"""At most so much is kept by a thread that reads."""
+
+_THREAD = threading.local()
 
 
 def write_array(storage: Storage, prefix: str, spec: ArraySpec, values: NDArray[Any]) -> None:
@@ -27,19 +36,20 @@ def write_array(storage: Storage, prefix: str, spec: ArraySpec, values: NDArray[
 
     frames = len(values)
     chunk = chunk_frames(spec, frames)
-    array = zarr.create_array(
-        storage.zarr_store(prefix, read_only=False),
-        shape=values.shape,
-        chunks=(chunk, *spec.tail),
-        shards=(max(1, -(-frames // chunk)) * chunk, *spec.tail),
-        dtype=spec.dtype,
-        fill_value=np.nan if spec.dtype.startswith("float") else np.dtype(spec.dtype).type(0),
-        filters=None,
-        serializer=BytesCodec(),
-        compressors=[Crc32cCodec()],
-        config={"write_empty_chunks": True},
-        overwrite=False,
-    )
+    with pipeline("zarr"):
+        array = zarr.create_array(
+            storage.zarr_store(prefix, read_only=False),
+            shape=values.shape,
+            chunks=(chunk, *spec.tail),
+            shards=(max(1, -(-frames // chunk)) * chunk, *spec.tail),
+            dtype=spec.dtype,
+            fill_value=np.nan if spec.dtype.startswith("float") else np.dtype(spec.dtype).type(0),
+            filters=None,
+            serializer=BytesCodec(),
+            compressors=[Crc32cCodec()],
+            config={"write_empty_chunks": True},
+            overwrite=False,
+        )
     if frames:
         array[...] = values
 
@@ -49,27 +59,61 @@ def chunk_frames(spec: ArraySpec, frames: int) -> int:
     return max(1, min(frames, CHUNK_BYTES // frame_bytes(spec)))
 
 
-def open_array(storage: Storage, prefix: str, spec: ArraySpec, frames: int) -> zarr.Array[Any]:
-    """The Zarr array under `prefix`, which must be (frames, *tail).
+@dataclass(frozen=True)
+class StoredArray:
+    """One array of one segment, open for reading.
+
+    Attributes:
+        array: (frames, *tail), read by zarr's own codecs, which verify every chunk that they touch.
+        shard: the same with the shape of its whole shard, read by zarrs; None where zarrs is not used.
+    """
+
+    array: zarr.Array[Any]
+    shard: zarr.Array[Any] | None
+
+    @property
+    def chunk(self) -> int:
+        """Frames of an inner chunk."""
+        return int(self.array.chunks[0])
+
+    @property
+    def frames(self) -> int:
+        """Frames of the segment."""
+        return int(self.array.shape[0])
+
+
+def open_array(storage: Storage, prefix: str, spec: ArraySpec, frames: int, document: bytes) -> StoredArray:
+    """The Zarr array under `prefix`, which must be (frames, *tail); `document` are the bytes of its zarr.json.
 
     Raises:
         DamagedError: it is no array or has another shape or type.
     """
     import zarr
+    from zarr.storage import StorePath
 
+    store = storage.zarr_store(prefix, read_only=True)
+    place = store if isinstance(store, StorePath) else StorePath(store)
     try:
-        array = zarr.open_array(storage.zarr_store(prefix, read_only=True), mode="r")
-    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+        facts = json.loads(document)
+        with pipeline("zarr"):
+            array = zarr.Array.from_dict(place, facts)
+    except (ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{prefix}/zarr.json describes no array ({type(error).__name__}).") from error
     if array.shape != (frames, *spec.tail) or array.dtype != np.dtype(spec.dtype):
         raise DamagedError(
             f"{prefix} holds {array.dtype} {array.shape} where its commit says {spec.dtype} {(frames, *spec.tail)}."
         )
-    return array
+    if chosen_reader(storage) == "zarr" or array.shards is None:
+        return StoredArray(array, None)
+    with pipeline("zarrs"):
+        return StoredArray(array, zarr.Array.from_dict(place, facts | {"shape": list(array.shards)}))
 
 
-def read_frames(array: zarr.Array[Any], start: int, stop: int, out: NDArray[Any], where: str) -> None:
-    """Read frames [start, stop) straight into `out` (stop - start, *tail), checksums verified.
+def read_frames(array: StoredArray, start: int, stop: int, out: NDArray[Any], where: str) -> None:
+    """Read frames [start, stop) into `out` (stop - start, *tail), checksums verified.
+
+    zarrs (0.2.3) verifies the checksums of a shard's chunks only where it decodes the shard as a whole, padding of the
+    last chunk included; a part of one it reads without. So whole segments alone are read with it, as whole shards.
 
     Raises:
         DamagedError: a checksum does not match; `where` names the file.
@@ -78,14 +122,36 @@ def read_frames(array: zarr.Array[Any], start: int, stop: int, out: NDArray[Any]
 
     if start == stop:
         return
-    whole = start == 0 and stop == array.shape[0]
+    whole = start == 0 and stop == array.frames
     with _checksums_explained(where):
-        array.get_basic_selection(slice(None) if whole else slice(start, stop), out=NDBuffer.from_numpy_array(out))
+        if whole and array.shard is not None:
+            padded = out if array.shard.shape == out.shape else _scratch(array.shard.shape, out.dtype)
+            array.shard.get_basic_selection(slice(None), out=NDBuffer.from_numpy_array(padded))
+            if padded is not out:
+                out[:] = padded[: len(out)]
+        else:
+            rows = slice(None) if whole else slice(start, stop)
+            array.array.get_basic_selection(rows, out=NDBuffer.from_numpy_array(out))
+
+
+def _scratch(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Memory of this thread, used again by the next read: new pages for each segment would cost as much as reading."""
+    size = math.prod(shape) * dtype.itemsize
+    if size > SCRATCH_BYTES:
+        return np.empty(shape, dtype)
+    memory: NDArray[np.uint8] | None = getattr(_THREAD, "memory", None)
+    if memory is None or len(memory) < size:
+        memory = _THREAD.memory = np.empty(size, np.uint8)
+    return memory[:size].view(dtype).reshape(shape)
 
 
 @contextmanager
 def _checksums_explained(where: str) -> Iterator[None]:
     try:
         yield
-    except ValueError as error:
-        raise DamagedError(f"{where} is damaged: {str(error).partition(chr(10))[0]}") from error
+    except (ValueError, FileNotFoundError) as error:
+        raise DamagedError(f"{where} is damaged: {first_line(error)}") from error
+    except RuntimeError as error:  # zarrs has one kind of error for all; asyncio's own are none of the file's
+        if str(error).startswith("cannot schedule"):
+            raise
+        raise DamagedError(f"{where} is damaged: {first_line(error)}") from error

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache_schema.arrays import open_array, read_frames
+from cache_schema.arrays import StoredArray, open_array, read_frames
 from cache_schema.canonical import canonical_bytes, sha256_hex
-from cache_schema.commits import Commit, planned_segments, require_planned, shard_path
+from cache_schema.commits import Commit, planned_segments, read_commit, require_planned, shard_path
 from cache_schema.errors import REPAIR, DamagedError, MissingFeature, StoreError
 from cache_schema.feature_spec import ArraySpec, FeatureSpec
 from cache_schema.group import Group
 from cache_schema.parts import Samples
+from cache_schema.readers import chosen_reader
 from cache_schema.registry import unknown_name
 from cache_schema.storage import Storage
 
-if TYPE_CHECKING:
-    import zarr
+STATES = ("missing", "done", "failed", "absent")
 
 
 @dataclass(frozen=True)
@@ -78,37 +80,65 @@ class _Run:
     target: int
 
 
+@dataclass(frozen=True)
+class _Table:
+    """What became of each row of all parts, rows being counted through them.
+
+    Attributes:
+        state: index into STATES; int8 (rows,).
+        segment: index of the row's commit among the feature's, -1 where there is none; int32 (rows,).
+        row: the row's place in its segment; int32 (rows,).
+        start: where its frames begin in its segment; int64 (rows,).
+        frames: how many it has; int64 (rows,).
+    """
+
+    state: NDArray[np.int8]
+    segment: NDArray[np.int32]
+    row: NDArray[np.int32]
+    start: NDArray[np.int64]
+    frames: NDArray[np.int64]
+
+
 class Feature:
-    """One feature of one dataset, as it was committed when it was first asked.
+    """One feature of one dataset, with the commits that were there when it was opened.
 
     Args:
         storage: the store's folder.
         dataset: the dataset's name.
         folder: the feature's folder, as a key.
         group: the folder's document.
-        commits: the parsed commits, by segment name.
+        committed: the names of the committed segments; each commit is read when the first of them is needed.
         samples: the dataset's samples, listed after the commits were.
-
-    Raises:
-        DamagedError: a commit is about rows that the samples do not have.
     """
 
     def __init__(
-        self, storage: Storage, dataset: str, folder: str, group: Group, commits: dict[str, Commit], samples: Samples
+        self, storage: Storage, dataset: str, folder: str, group: Group, committed: Sequence[str], samples: Samples
     ) -> None:
         self.dataset = dataset
         self.folder = folder
         self.spec: FeatureSpec = group.spec
         self.fingerprint = group.fingerprint
         self.samples = samples
-        self.commits = commits
         self._storage = storage
-        self._opened: dict[tuple[str, str], zarr.Array[Any]] = {}
-        planned = planned_segments(group, samples)
-        for commit in commits.values():
-            require_planned(planned, commit, folder)
-        self._steps = [group.plan.rows_per_segment(part.utterances, group.spec) for part in samples.parts]
-        self._by_start = {(commit.part, commit.start): commit for commit in commits.values()}
+        self._group = group
+        self._committed = tuple(committed)
+        self._opened: dict[tuple[str, str, str], StoredArray] = {}
+
+    @cached_property
+    def commits(self) -> dict[str, Commit]:
+        """The commits, by segment name.
+
+        Raises:
+            DamagedError: one is damaged, or is about rows that the samples do not have.
+        """
+        planned = planned_segments(self._group, self.samples)
+        commits = {}
+        for name in self._committed:
+            commit = read_commit(self._storage, self.folder, name, self._group)
+            if commit is not None:
+                require_planned(planned, commit, self.folder)
+                commits[name] = commit
+        return commits
 
     @property
     def name(self) -> str:
@@ -117,10 +147,8 @@ class Feature:
 
     def status(self) -> Status:
         """How many samples are done, failed, absent and missing."""
-        count = {"done": 0, "failed": 0, "absent": 0, "missing": 0}
-        for id_ in self.samples.ids:
-            count[self._state(id_)[0]] += 1
-        return Status(samples=len(self.samples), **count)
+        count = np.bincount(self._table.state[self.samples.rows], minlength=len(STATES)).tolist()
+        return Status(samples=len(self.samples), **dict(zip(STATES, count, strict=True)))
 
     def failures(self) -> dict[str, str]:
         """The reason of every sample that could not be read or encoded, by id."""
@@ -171,6 +199,7 @@ class Feature:
         ids: Sequence[str],
         arrays: Sequence[str] = ("values",),
         missing: Literal["raise", "mask"] = "raise",
+        threads: int = 2,
     ) -> Ragged:
         """Read samples into one flat array per name, in the order of `ids`.
 
@@ -178,6 +207,7 @@ class Feature:
             ids: which samples; an id may occur twice.
             arrays: which arrays of the feature.
             missing: raise where a sample has no arrays, or give it no frames and leave it out of `present`.
+            threads: segments that are read at once.
 
         Raises:
             MissingFeature: a sample has no arrays, or is not in the dataset; the first is named, with the reason.
@@ -185,28 +215,16 @@ class Feature:
             StoreError: the feature has no such array.
         """
         specs = [self._array_spec(name) for name in arrays]
-        present = np.zeros(len(ids), np.bool_)
-        offsets = np.zeros(len(ids) + 1, np.int64)
-        runs: dict[str, list[_Run]] = {}
-        lacking: list[tuple[str, str]] = []
-        target = 0
-        for index, id_ in enumerate(ids):
-            state, commit, row = self._state(id_)
-            if commit is None or state != "done":
-                lacking.append((id_, _why(state, commit, row)))
-            else:
-                present[index] = True
-                start, stop = int(commit.offsets[row]), int(commit.offsets[row + 1])
-                _extend(runs.setdefault(commit.segment.name, []), _Run(start, stop, target))
-                target += stop - start
-            offsets[index + 1] = target
-        if lacking and missing == "raise":
+        rows = self.samples.rows[[self.samples.number(id_) for id_ in ids]] if len(ids) else np.empty(0, np.int64)
+        present = self._table.state[rows] == STATES.index("done")
+        if missing == "raise" and not present.all():
+            lacking = np.flatnonzero(~present).tolist()
             more = f" {len(lacking) - 1} more samples have none." if len(lacking) > 1 else ""
-            raise MissingFeature(f"{self._label}: sample {lacking[0][0]!r} {lacking[0][1]}.{more}")
-        loaded = {spec.name: np.empty((target, *spec.tail), spec.dtype) for spec in specs}
-        for segment, pieces in runs.items():
-            for spec in specs:
-                self._read_runs(self.commits[segment], spec, pieces, loaded[spec.name])
+            first = ids[lacking[0]]
+            raise MissingFeature(f"{self._label}: sample {first!r} {_why(*self._state(first))}.{more}")
+        offsets = np.concatenate([[0], np.cumsum(self._table.frames[rows])]).astype(np.int64)
+        loaded = {spec.name: np.empty((offsets[-1], *spec.tail), spec.dtype) for spec in specs}
+        self._read_rows(rows, offsets, loaded, threads)
         return Ragged(loaded, offsets, present)
 
     def summary(self) -> dict[str, Any]:
@@ -248,39 +266,89 @@ class Feature:
                 return array
         raise StoreError(f"{self._label}: " + unknown_name("array", name, [a.name for a in self.spec.arrays]))
 
+    @cached_property
+    def _table(self) -> _Table:
+        total = int(self.samples.starts[-1])
+        state = np.full(total, STATES.index("missing"), np.int8)
+        segment, row = np.full(total, -1, np.int32), np.zeros(total, np.int32)
+        start, frames = np.zeros(total, np.int64), np.zeros(total, np.int64)
+        first = {p.name: n for p, n in zip(self.samples.parts, self.samples.starts.tolist(), strict=False)}
+        for number, commit in enumerate(self.commits.values()):
+            here = slice(first[commit.part] + commit.start, first[commit.part] + commit.stop)
+            state[here] = STATES.index("done")
+            for name, reasons in (("failed", commit.failed), ("absent", commit.absent)):
+                state[[here.start + int(i) for i in reasons]] = STATES.index(name)
+            segment[here], row[here] = number, np.arange(len(commit.lengths))
+            start[here], frames[here] = commit.offsets[:-1], commit.lengths
+        return _Table(state, segment, row, start, frames)
+
+    @cached_property
+    def _in_order(self) -> list[Commit]:
+        return list(self.commits.values())
+
     def _state(self, id_: str) -> tuple[str, Commit | None, int]:
-        """What became of a sample: (done, failed, absent or missing; its commit; its row there)."""
-        part, row = self.samples.place(id_)
-        in_segment = row % self._steps[part]
-        commit = self._by_start.get((self.samples.parts[part].name, row - in_segment))
-        if commit is None:
-            return "missing", None, 0
-        if str(in_segment) in commit.failed:
-            return "failed", commit, in_segment
-        return ("absent" if str(in_segment) in commit.absent else "done"), commit, in_segment
+        """What became of a sample: (one of STATES; its commit; its row there)."""
+        row = self.samples.rows[self.samples.number(id_)]
+        segment = int(self._table.segment[row])
+        return (
+            STATES[self._table.state[row]],
+            self._in_order[segment] if segment >= 0 else None,
+            int(self._table.row[row]),
+        )
 
     def _reasons(self, wanted: str) -> dict[str, str]:
+        rows = self.samples.rows
         found = {}
-        for id_ in self.samples.ids:
-            state, commit, row = self._state(id_)
-            if state == wanted and commit is not None:
-                found[id_] = commit.missing(row) or ""
+        for number in np.flatnonzero(self._table.state[rows] == STATES.index(wanted)).tolist():
+            row = rows[number]
+            commit = self._in_order[self._table.segment[row]]
+            found[self.samples.ids[number]] = commit.missing(int(self._table.row[row])) or ""
         return found
+
+    def _read_rows(
+        self, rows: NDArray[np.int64], offsets: NDArray[np.int64], out: dict[str, NDArray[Any]], threads: int
+    ) -> None:
+        """Read the frames of `rows` to where `offsets` says in the arrays of `out`, several segments at once."""
+        rows, targets = rows[np.diff(offsets) > 0], offsets[:-1][np.diff(offsets) > 0]
+        if not len(rows):
+            return
+        segment, start = self._table.segment[rows], self._table.start[rows]
+        stop = start + self._table.frames[rows]
+        # A run ends where the next row lies in another segment, or elsewhere than right behind this one.
+        breaks = np.flatnonzero((segment[1:] != segment[:-1]) | (start[1:] != stop[:-1])) + 1
+        first, last = np.concatenate([[0], breaks]), np.concatenate([breaks, [len(rows)]]) - 1
+        runs: dict[int, list[_Run]] = {}
+        columns = (segment[first], start[first], stop[last], targets[first])
+        for number, begin, end, target in zip(*(column.tolist() for column in columns), strict=True):
+            runs.setdefault(number, []).append(_Run(begin, end, target))
+        jobs = [(number, self._array_spec(name)) for number in runs for name in out]
+
+        def read(job: tuple[int, ArraySpec]) -> None:
+            number, spec = job
+            self._read_runs(self._in_order[number], spec, runs[number], out[spec.name])
+
+        if len(jobs) == 1 or threads == 1:
+            for job in jobs:
+                read(job)
+        else:
+            with ThreadPoolExecutor(threads, "read") as pool:
+                for _ in pool.map(read, jobs):
+                    pass
 
     def _read_runs(self, commit: Commit, spec: ArraySpec, runs: Sequence[_Run], out: NDArray[Any]) -> None:
         """Read pieces of a segment's array to their places in `out`.
 
         A piece costs the chunks that it touches; where pieces would touch more than lies between the first and
-        the last of them, that stretch is read once.
+        the last of them, that stretch is read once. zarrs reads whole segments only, and that faster.
         """
-        runs = [run for run in runs if run.stop > run.start]
-        if not runs:
-            return
         array = self._open(commit, spec)
         where = f"{self.folder}/{commit.folder}/{shard_path(spec.name, len(spec.tail) + 1)}"
         low, high = min(run.start for run in runs), max(run.stop for run in runs)
-        chunk = array.chunks[0]
-        if len(runs) == 1 or sum(run.stop - run.start + chunk for run in runs) <= high - low:
+        touched = sum(run.stop - run.start + array.chunk for run in runs)
+        whole = array.shard is not None and 2 * min(touched, high - low) > array.frames
+        if whole:
+            low, high = 0, array.frames
+        if runs == [_Run(low, high, runs[0].target)] or (not whole and touched <= high - low):
             for run in runs:
                 read_frames(array, run.start, run.stop, out[run.target : run.target + run.stop - run.start], where)
         else:
@@ -290,16 +358,21 @@ class Feature:
                 out[run.target : run.target + run.stop - run.start] = stretch[run.start - low : run.stop - low]
         self._require_sizes(commit, spec)
 
-    def _open(self, commit: Commit, spec: ArraySpec) -> zarr.Array[Any]:
-        key = (commit.segment.name, spec.name)
+    def _open(self, commit: Commit, spec: ArraySpec) -> StoredArray:
+        key = (commit.segment.name, spec.name, chosen_reader(self._storage))
         if key not in self._opened:
             self._require_sizes(commit, spec)
             path = f"{spec.name}/zarr.json"
             place = f"{self.folder}/{commit.folder}"
-            if sha256_hex(self._storage.get(f"{place}/{path}") or b"") != commit.files[path].sha256:
+            document = self._storage.get(f"{place}/{path}") or b""
+            if sha256_hex(document) != commit.files[path].sha256:
                 raise DamagedError(f"{place}/{path} differs from what segment {key[0]} recorded. {REPAIR}")
-            self._opened[key] = open_array(self._storage, f"{place}/{spec.name}", spec, commit.frames)
+            self._opened[key] = open_array(self._storage, f"{place}/{spec.name}", spec, commit.frames, document)
         return self._opened[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without open arrays: another process opens its own."""
+        return {**self.__dict__, "_opened": {}}
 
     def _require_sizes(self, commit: Commit, spec: ArraySpec) -> None:
         """Zarr reads a missing or empty shard as fill values, so this is asked before and after each read."""
@@ -310,16 +383,6 @@ class Feature:
                 if size != file.size:
                     found = "is missing" if size is None else f"has {size} bytes instead of {file.size}"
                     raise DamagedError(f"{self._label}, segment {commit.segment.name}: {key} {found}. {REPAIR}")
-
-
-def _extend(runs: list[_Run], run: _Run) -> None:
-    """Add a run, joined to the last one where it follows it both in the segment and in the target."""
-    if runs:
-        last = runs[-1]
-        if last.stop == run.start and last.target + last.stop - last.start == run.target:
-            runs[-1] = _Run(last.start, run.stop, last.target)
-            return
-    runs.append(run)
 
 
 def _why(state: str, commit: Commit | None, row: int) -> str:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pydantic import TypeAdapter
+import numpy as np
+from numpy.typing import NDArray
 
 from cache_schema.canonical import seal, sha256_hex, unseal
 from cache_schema.errors import DamagedError, MissingFeature, SettingsError, StoreError, first_line
@@ -21,10 +22,10 @@ from cache_schema.format import BASE_FORMAT, DELETING_FORMAT, require_known_form
 from cache_schema.registry import unknown_name
 from cache_schema.samples import Corpus, Utterance
 from cache_schema.storage import Storage
+from cache_schema.table import UtteranceTable
 
 METADATA_KEY = b"mer"
 _PART_FILE = re.compile(r"(part-(\d{5})-[0-9a-f]{16})\.parquet")
-_UTTERANCES = TypeAdapter(list[Utterance])
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Part:
     name: str
     sha256: str
     corpus: Corpus
-    utterances: tuple[Utterance, ...]
+    utterances: UtteranceTable
     deleted: tuple[str, ...] = ()
 
 
@@ -62,35 +63,78 @@ class Samples:
         return self.parts[-1].corpus
 
     @cached_property
-    def places(self) -> dict[str, tuple[int, int]]:
-        """Where each sample's valid row lies: id -> (index of the part, row in it), in corpus order."""
-        places: dict[str, tuple[int, int]] = {}
-        for index, part in enumerate(self.parts):
-            for id_ in part.deleted:
-                places.pop(id_, None)
-            places.update((u.id, (index, row)) for row, u in enumerate(part.utterances))
-        return places
+    def rows(self) -> NDArray[np.int64]:
+        """Each sample's valid row, in corpus order, rows being counted through all parts; (samples,)."""
+        import pyarrow as pa
+
+        if any(part.deleted for part in self.parts):
+            return np.fromiter(self._merged().values(), np.int64)
+        if not self.parts:
+            return np.empty(0, np.int64)
+        # Codes number the ids in the order of their first appearance; of rows with one code the last is kept.
+        ids = pa.chunked_array([part.utterances.ids for part in self.parts]).combine_chunks()
+        codes = ids.dictionary_encode().indices.to_numpy().astype(np.int64)
+        rows = np.empty(int(codes.max()) + 1 if len(codes) else 0, np.int64)
+        rows[codes] = np.arange(len(codes))
+        return rows
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """Where each part's rows begin, and the number of all rows: (parts + 1,)."""
+        return np.cumsum([0, *(len(part.utterances) for part in self.parts)], dtype=np.int64)
+
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """For each row of all parts the place of its sample in corpus order; -1 for a row that is not valid."""
+        order = np.full(self.starts[-1], -1, np.int64)
+        order[self.rows] = np.arange(len(self.rows))
+        return order
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Place of each sample in corpus order, by its id."""
+        return {id_: number for number, id_ in enumerate(self.ids)}
 
     @cached_property
     def deleted(self) -> frozenset[str]:
         """The ids that were deleted and did not come back."""
-        return frozenset(id_ for part in self.parts for id_ in part.deleted if id_ not in self.places)
+        if not any(part.deleted for part in self.parts):
+            return frozenset()
+        return frozenset(id_ for part in self.parts for id_ in part.deleted if id_ not in self.numbers)
 
     @cached_property
     def ids(self) -> list[str]:
         """Every sample's id, in corpus order."""
-        return list(self.places)
+        return self._column([part.utterances.ids.to_pylist() for part in self.parts])
 
     @cached_property
     def utterances(self) -> list[Utterance]:
         """Every sample, in corpus order: that of first appearance."""
-        return [self.parts[index].utterances[row] for index, row in self.places.values()]
+        return self._column([list(part.utterances) for part in self.parts])
+
+    def column(self, name: str) -> list[Any]:
+        """One field of every sample, in corpus order; no utterance is made for it."""
+        return self._column([part.utterances.column(name) for part in self.parts])
+
+    def changed(self, utterances: Sequence[Utterance]) -> list[Utterance]:
+        """Those of `utterances` that are not among the samples, or are there with another value in some field."""
+        numbers = [self.numbers.get(u.id, -1) for u in utterances]
+        differ = np.array(numbers, np.int64) < 0
+        known = np.flatnonzero(~differ).tolist()
+        for name in Utterance.model_fields:
+            stored = self.column(name)
+            ours = [getattr(utterances[i], name) for i in known]
+            theirs = [stored[numbers[i]] for i in known]
+            if ours != theirs:
+                places = zip(known, ours, theirs, strict=True)
+                differ[[i for i, our, their in places if our != their]] = True
+        return [utterances[i] for i in np.flatnonzero(differ).tolist()]
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.rows)
 
     def __contains__(self, id_: object) -> bool:
-        return id_ in self.places
+        return id_ in self.numbers
 
     def __getitem__(self, id_: str) -> Utterance:
         """The sample called `id_`.
@@ -101,19 +145,46 @@ class Samples:
         index, row = self.place(id_)
         return self.parts[index].utterances[row]
 
+    def number(self, id_: str) -> int:
+        """The sample's place in corpus order.
+
+        Raises:
+            MissingFeature: there is no such sample.
+        """
+        number = self.numbers.get(id_)
+        if number is None:
+            if id_ in self.deleted:
+                raise MissingFeature(f"{self.corpus.name}: the sample {id_!r} was deleted from the store.")
+            if len(self) > 50:
+                raise MissingFeature(f"{self.corpus.name}: there is no sample called {id_!r} among {len(self)}.")
+            raise MissingFeature(f"{self.corpus.name}: " + unknown_name("sample", id_, self.ids))
+        return number
+
     def place(self, id_: str) -> tuple[int, int]:
         """Where the sample's valid row lies: (index of the part, row in it).
 
         Raises:
             MissingFeature: there is no such sample.
         """
-        if id_ not in self.places:
-            if id_ in self.deleted:
-                raise MissingFeature(f"{self.corpus.name}: the sample {id_!r} was deleted from the store.")
-            if len(self.ids) > 50:
-                raise MissingFeature(f"{self.corpus.name}: there is no sample called {id_!r} among {len(self)}.")
-            raise MissingFeature(f"{self.corpus.name}: " + unknown_name("sample", id_, self.ids))
-        return self.places[id_]
+        row = self.rows[self.number(id_)]
+        index = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return index, int(row - self.starts[index])
+
+    def _column(self, parts: list[list[Any]]) -> list[Any]:
+        """Values of the valid rows out of those of every part's rows."""
+        values = [value for part in parts for value in part] if len(parts) != 1 else parts[0]
+        if np.array_equal(self.rows, np.arange(len(values))):
+            return values
+        return [values[row] for row in self.rows.tolist()]
+
+    def _merged(self) -> dict[str, int]:
+        """Valid row of each id, where parts delete: what is deleted and comes back is put at the end."""
+        rows: dict[str, int] = {}
+        for start, part in zip(self.starts.tolist(), self.parts, strict=False):
+            for id_ in part.deleted:
+                rows.pop(id_, None)
+            rows.update(zip(part.utterances.ids.to_pylist(), range(start, start + len(part.utterances)), strict=True))
+        return rows
 
 
 def part_names(storage: Storage, dataset: str) -> list[str]:
@@ -128,7 +199,7 @@ def part_key(dataset: str, name: str) -> str:
 
 
 def read_part(storage: Storage, dataset: str, name: str) -> Part:
-    """Read a part, checking its digest, its page checksums and its corpus document.
+    """Read a part, checking its digest and its corpus document; its rows are decoded, and checked, as they are used.
 
     Raises:
         DamagedError: its bytes are not those that were written.
@@ -152,12 +223,11 @@ def read_part(storage: Storage, dataset: str, name: str) -> Part:
         require_known_format(document, key)
         corpus = Corpus.parse(document["corpus"], key)
         deleted = _deleted(document)
-        rows = _UTTERANCES.validate_python(_rows(file.read()))
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, SettingsError) as error:
         raise DamagedError(f"{key} is no part of this format: {first_line(error)}") from error
     if corpus.name != dataset:
         raise DamagedError(f"{key} is a part of the dataset {corpus.name!r}: move it back, datasets keep their names.")
-    return Part(name, digest, corpus, tuple(rows), deleted)
+    return Part(name, digest, corpus, UtteranceTable(data, key), deleted)
 
 
 def write_part(
@@ -231,12 +301,3 @@ def _deleted(document: dict[str, Any]) -> tuple[str, ...]:
     if ids and document["format"] < DELETING_FORMAT:
         raise ValueError(f"a part of format {document['format']} deletes nothing")
     return tuple(ids)
-
-
-def _rows(table: Any) -> list[dict[str, Any]]:
-    """The rows as plain dicts, columns of later versions left out."""
-    known = [name for name in table.column_names if name in Utterance.model_fields]
-    columns = {name: table.column(name).to_pylist() for name in known}
-    for name in ("labels", "scores"):
-        columns[name] = [dict(pairs or ()) for pairs in columns[name]]
-    return [dict(zip(known, values, strict=True)) for values in zip(*columns.values(), strict=True)]

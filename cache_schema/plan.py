@@ -12,6 +12,7 @@ from pydantic import Field
 from cache_schema.feature_spec import ArraySpec, FeatureSpec
 from cache_schema.samples import Utterance
 from cache_schema.settings import Spec
+from cache_schema.table import UtteranceTable
 
 
 @dataclass(frozen=True, order=True)
@@ -52,7 +53,7 @@ class SegmentPlan(Spec):
 
         Powers of two nest: every boundary of a feature with long segments is one of a feature with short ones.
         """
-        frames = sum(self._nominal_frames(u, spec) for u in utterances)
+        frames = self._nominal_frames_of(utterances, spec)
         nominal_bytes = frames * sum(frame_bytes(array) for array in spec.arrays)
         rows = 1
         while rows * 2 <= self.max_rows and nominal_bytes * rows * 2 <= self.target_bytes * len(utterances):
@@ -64,6 +65,17 @@ class SegmentPlan(Spec):
         rows = self.rows_per_segment(utterances, spec)
         count = len(utterances)
         return [Segment(part, start, min(start + rows, count)) for start in range(0, count, rows)]
+
+    def _nominal_frames_of(self, utterances: Sequence[Utterance], spec: FeatureSpec) -> int:
+        """Exact, as a writer in another language counts: float sums only while they stay whole numbers."""
+        if isinstance(utterances, UtteranceTable):
+            seconds = np.where(np.isnan(utterances.durations), self.unknown_seconds, utterances.durations)
+            with np.errstate(over="ignore"):
+                frames = np.maximum(1.0, np.ceil(seconds * spec.nominal_rate_hz))
+                total = float(frames.sum())
+            if total < 2**53:
+                return int(total)
+        return sum(self._nominal_frames(u, spec) for u in utterances)
 
     def _nominal_frames(self, utterance: Utterance, spec: FeatureSpec) -> int:
         seconds = self.unknown_seconds if utterance.duration is None else utterance.duration

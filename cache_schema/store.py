@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Self
 
 from cache_schema.canonical import seal, unseal
-from cache_schema.commits import Commit, commit_names, read_commit
+from cache_schema.commits import commit_names
 from cache_schema.errors import DamagedError, MissingFeature, StoreError
 from cache_schema.feature import Feature
 from cache_schema.feature_spec import FeatureSpec
 from cache_schema.format import BASE_FORMAT, require_known_format
-from cache_schema.group import Group, group_key, read_group
+from cache_schema.group import group_key, read_group
 from cache_schema.parts import Part, Samples, part_names, read_part, write_part
 from cache_schema.plan import SegmentPlan
 from cache_schema.registry import unknown_name
@@ -110,8 +110,7 @@ class FeatureStore:
             write_part(self.storage, 0, corpus, utterances)
             return len(utterances)
         stored = self.samples(corpus.name)
-        wanted = (u for u in utterances if u.id not in stored.deleted)
-        rows = [u for u in wanted if u.id not in stored or stored[u.id] != u]
+        rows = stored.changed([u for u in utterances if u.id not in stored.deleted])
         if rows or stored.corpus != corpus:
             self._append(stored, corpus, rows)
         return len(rows)
@@ -195,11 +194,11 @@ class FeatureStore:
         return merged
 
     def features(self, dataset: str) -> list[Feature]:
-        """Every feature of a dataset, sorted by name and fingerprint.
+        """Every feature of a dataset, sorted by name and fingerprint; the commits of each are read when it is used.
 
         Raises:
             StoreError: there is no such dataset.
-            DamagedError: a document of a feature is damaged.
+            DamagedError: a feature's own document is damaged.
         """
         self.samples(dataset)
         return [self._open(dataset, folder) for folder in self._feature_folders(dataset)]
@@ -213,6 +212,7 @@ class FeatureStore:
             DamagedError: a document of the feature is damaged.
         """
         feature = self._open(dataset, self.feature_folder(dataset, name, fingerprint))
+        feature.commits  # noqa: B018 - read now, so that damage is told here
         if fingerprint and not feature.fingerprint.startswith(fingerprint):
             raise MissingFeature(
                 f"{dataset} has no {name!r} with fingerprint {fingerprint}; it has {feature.fingerprint}."
@@ -280,8 +280,11 @@ class FeatureStore:
         ]
 
     def _open(self, dataset: str, folder: str) -> Feature:
-        group, commits = read_feature(self.storage, folder)
-        return Feature(self.storage, dataset, folder, group, commits, self.samples(dataset))
+        committed = commit_names(self.storage, folder)
+        group = read_group(self.storage, folder)
+        if group is None:
+            raise DamagedError(f"{group_key(folder)} is missing. `mer extract` with the same settings writes it again.")
+        return Feature(self.storage, dataset, folder, group, committed, self.samples(dataset))
 
 
 class Dataset:
@@ -314,23 +317,6 @@ def split_folder(folder: str) -> tuple[str, str]:
     """Name and first 16 digits of the fingerprint of the feature in `folder`."""
     name, _, digits = folder.rpartition("/")[2].removesuffix(".zarr").rpartition("-")
     return name, digits
-
-
-def read_feature(storage: Storage, folder: str) -> tuple[Group, dict[str, Commit]]:
-    """The document and the commits of the feature in `folder`.
-
-    Raises:
-        DamagedError: one of them is damaged or gone.
-    """
-    group = read_group(storage, folder)
-    if group is None:
-        raise DamagedError(f"{group_key(folder)} is missing. `mer extract` with the same settings writes it again.")
-    commits = {}
-    for name in commit_names(storage, folder):
-        commit = read_commit(storage, folder, name, group)
-        if commit is not None:
-            commits[name] = commit
-    return group, commits
 
 
 def _create(storage: Storage) -> str:

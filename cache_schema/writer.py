@@ -48,9 +48,10 @@ class FeatureWriter:
         self._group = put_group(storage, folder, spec, plan or SegmentPlan())
 
     @cached_property
-    def _valid(self) -> set[tuple[str, int]]:
-        """(part, row) of every sample's last row."""
-        return {(self._samples.parts[index].name, row) for index, row in self._samples.places.values()}
+    def _valid(self) -> dict[str, NDArray[np.bool_]]:
+        """For each part, which of its rows no later part replaces or deletes."""
+        parts = np.split(self._samples.order >= 0, self._samples.starts[1:-1])
+        return {part.name: valid for part, valid in zip(self._samples.parts, parts, strict=True)}
 
     def segments(self) -> list[Segment]:
         """Every segment of the plan, in row order."""
@@ -64,7 +65,8 @@ class FeatureWriter:
 
     def current(self, segment: Segment) -> list[bool]:
         """For each row of the segment, whether no later part replaces it; a replaced row is never read."""
-        return [(segment.part, row) in self._valid for row in range(segment.start, segment.stop)]
+        current: list[bool] = self._valid[segment.part][segment.start : segment.stop].tolist()
+        return current
 
     def is_committed(self, segment: Segment) -> bool:
         """Whether somebody has committed the segment by now."""
@@ -154,7 +156,8 @@ class FeatureWriter:
 
     def _require_same_bytes(self, place: str, array: ArraySpec, values: NDArray[Any]) -> None:
         back = np.empty_like(values)
-        read_frames(open_array(self._storage, place, array, len(values)), 0, len(values), back, place)
+        document = self._storage.get(f"{place}/zarr.json") or b""
+        read_frames(open_array(self._storage, place, array, len(values), document), 0, len(values), back, place)
         if not np.array_equal(back.reshape(-1).view(np.uint8), values.reshape(-1).view(np.uint8)):
             raise DamagedError(f"{place} reads back other numbers than were written: is the disk failing?")
 

@@ -1,0 +1,79 @@
+"""Which implementation reads the arrays: zarr's own, or `zarrs` where it is installed and safe to use.
+
+Nothing is ever written with zarrs: it leaves torn shards when it is killed. A process that was forked after its
+parent had used zarrs would wait for threads that it does not have, so it reads with zarr's own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from threading import RLock
+from typing import Literal
+
+from cache_schema.storage import Storage
+from cache_schema.storage.local import LocalStorage
+
+Reader = Literal["zarr", "zarrs"]
+
+_PIPELINES = {"zarr": "zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs": "zarrs.ZarrsCodecPipeline"}
+
+
+class _State:
+    """Of this process.
+
+    Attributes:
+        lock: zarr looks the pipeline up in a configuration that all threads share.
+        wanted: what `using_reader` asks for.
+        used: zarrs was used here.
+        barred: it was used by the process that this one was forked from.
+    """
+
+    def __init__(self) -> None:
+        self.lock = RLock()
+        self.wanted: Reader | None = None
+        self.used = False
+        self.barred = False
+
+    def forked(self) -> None:
+        self.lock = RLock()
+        self.barred = self.barred or self.used
+
+
+_STATE = _State()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_STATE.forked)
+
+
+def chosen_reader(storage: Storage) -> Reader:
+    """What reads arrays of `storage` in this process: zarrs from local folders where it can, else zarr's own."""
+    can = _installed() and not _STATE.barred and isinstance(storage, LocalStorage)
+    return "zarrs" if can and _STATE.wanted != "zarr" else "zarr"
+
+
+@contextmanager
+def using_reader(reader: Reader) -> Iterator[None]:
+    """Read with this one in all threads, as comparisons need; zarrs only where `chosen_reader` could choose it."""
+    before, _STATE.wanted = _STATE.wanted, reader
+    try:
+        yield
+    finally:
+        _STATE.wanted = before
+
+
+@contextmanager
+def pipeline(reader: Reader) -> Iterator[None]:
+    """Arrays that are made or opened within use this reader, whatever the user's configuration of zarr says."""
+    import zarr
+
+    with _STATE.lock, zarr.config.set({"codec_pipeline.path": _PIPELINES[reader]}):
+        _STATE.used = _STATE.used or reader == "zarrs"
+        yield
+
+
+@cache
+def _installed() -> bool:
+    return find_spec("zarrs") is not None
