@@ -168,3 +168,44 @@ def some(names: Sequence[str], at_most: int = 5) -> str:
     """The first names of a list and how many more there are, for a note."""
     more = len(names) - at_most
     return ", ".join(names[:at_most]) + (f" and {more} more" if more > 0 else "")
+
+
+def folders_below(root: Path, depth: int) -> Iterator[Path]:
+    """The root and the folders up to `depth` below it, level by level, hidden ones and macOS's copies left out.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    level = [root]
+    for remaining in range(depth, -1, -1):
+        yield from level
+        if remaining:
+            level = [
+                entry
+                for folder in level
+                for entry in entries(folder)
+                if not entry.name.startswith((".", "__MACOSX")) and entry.is_dir()
+            ]
+
+
+def find_file(root: Path, names: Sequence[str], depth: int = 2) -> Path | None:
+    """The one file in the root, or up to `depth` folders below it, that has one of these names; None: there is none.
+
+    Raises:
+        DataError: there are two.
+    """
+    found = [folder / name for folder in folders_below(root, depth) for name in names if (folder / name).is_file()]
+    if len(found) > 1:
+        raise DataError(f"{found[0].name} and {found[1]} are both there, the first at {found[0].parent}. Keep one.")
+    return found[0] if found else None
+
+
+def require_text(where: str, what: str, text: str) -> str | None:
+    """A transcript or a name, stripped; None where it is empty.
+
+    Raises:
+        DataError: it holds a control character.
+    """
+    if control := control_character(text, allowed="\t\r\n"):
+        raise DataError(f"{where}: {what} holds the control character {control}.")
+    return text.strip(BLANKS) or None

@@ -207,7 +207,7 @@ def _refuse_stray_settings(settings: Sequence[str], encoders: Sequence[str]) -> 
 def _refuse_all_missing(
     corpus: Enumeration, utterances: Sequence[Utterance], root: Path, reads_media: Sequence[bool]
 ) -> None:
-    paths = {u.path for u in utterances if u.path is not None}
+    paths = {path for u in utterances for path in (u.path, u.sound) if path is not None}
     if any(reads_media) and paths and not any((root / p).is_file() for p in paths):
         raise DataError(
             f"{corpus.corpus.name}: none of the {len(paths)} clips is under {root} (the first would be {min(paths)}). "

@@ -1,0 +1,303 @@
+"""What CMU-MOSI and CMU-MOSEI share: how the CMU Multimodal SDK and MMSA write folds, labels and clips.
+
+- Folds: the SDK's cmu_mosi_std_folds.py or cmu_mosei_std_folds.py, whose lists of video ids are parsed and never run,
+  or a JSON file of lists.
+- Labels: a computational sequence (.csd), an HDF5 file with `features` and `intervals` by video; or MMSA's label.csv,
+  which has a line per clip with text, sentiment and split.
+- Clips: cut (one file per clip) or whole videos, to which intervals apply, as pictures with sound or sound alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache_schema.errors import DataError, first_line
+from cache_schema.samples import Corpus, Split, Utterance
+from extract.dataset import (
+    SEE_LAYOUT,
+    Enumeration,
+    control_character,
+    entries,
+    find_file,
+    folders_below,
+    read_csv,
+    read_text,
+    require_text,
+    some,
+)
+
+FOLD_NAMES: dict[str, Split] = {
+    "standard_train_fold": "train",
+    "standard_valid_fold": "val",
+    "standard_test_fold": "test",
+    "train": "train",
+    "valid": "val",
+    "val": "val",
+    "dev": "val",
+    "test": "test",
+}
+LABEL_COLUMNS = ("video_id", "clip_id", "text", "label")
+LOWEST, HIGHEST = -3.0, 3.0
+SPREADSHEET = "#NAME?"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A line of label.csv: the sentiment of a clip, and its text and split where the file tells them."""
+
+    video: str
+    clip: int
+    text: str | None
+    sentiment: float
+    split: Split | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where clips may lie.
+
+    Attributes:
+        folder: below the root or a folder near it, with {video} where each video has its own.
+        name: of the file, with {video} and {clip}.
+        whole: the file is the whole video.
+    """
+
+    folder: str
+    name: str
+    whole: bool = False
+
+
+class Clips:
+    """Finds files in the first of the places that has them.
+
+    Args:
+        root: the data root.
+        places: in order of preference; each below the root or up to two folders below it.
+    """
+
+    def __init__(self, root: Path, places: Sequence[Place]) -> None:
+        bases = list(folders_below(root, 2))
+        self._root = root
+        self._places = [(base, place) for place in places for base in bases if (base / _fixed(place)).is_dir()]
+        self._first = places[0]
+        self._names: dict[Path, set[str]] = {}
+
+    def find(self, video: str, clip: int) -> tuple[str, bool, bool]:
+        """(path relative to the root, whether it is the whole video, whether it is there)."""
+        for base, place in self._places:
+            folder = base / place.folder.format(video=video)
+            name = place.name.format(video=video, clip=clip)
+            if name in self._listing(folder):
+                return (folder / name).relative_to(self._root).as_posix(), place.whole, True
+        base, place = self._places[0] if self._places else (self._root, self._first)
+        path = base / place.folder.format(video=video) / place.name.format(video=video, clip=clip)
+        return path.relative_to(self._root).as_posix(), place.whole, False
+
+    def _listing(self, folder: Path) -> set[str]:
+        if folder not in self._names:
+            self._names[folder] = {entry.name for entry in entries(folder)} if folder.is_dir() else set()
+        return self._names[folder]
+
+
+def _fixed(place: Place) -> str:
+    """The part of a place's folder that is the same for every video."""
+    return place.folder.partition("{")[0].rstrip("/") or "."
+
+
+def read_folds(root: Path, corpus: str) -> dict[str, Split] | None:
+    """Video id -> official split, in the order of the lists; None where the root has no file of folds.
+
+    Args:
+        root: the data root; the file lies there or up to two folders below.
+        corpus: mosi or mosei.
+
+    Raises:
+        DataError: there are two such files, or one holds no lists of ids, or a video stands in two of them.
+    """
+    names = (f"cmu_{corpus}_std_folds.py", f"{corpus}_folds.json", "cmu_standard_folds.json")
+    file = find_file(root, names)
+    if file is None:
+        return None
+    lists = _python_lists(file) if file.suffix == ".py" else _json_lists(file, corpus)
+    folds: dict[str, Split] = {}
+    for name, videos in lists.items():
+        if name not in FOLD_NAMES:
+            continue
+        if not isinstance(videos, list) or not all(isinstance(video, str) for video in videos):
+            raise DataError(f"{file}: {name!r} is no list of video ids.")
+        for video in videos:
+            _require_id(video, f"{file}: {name}")
+            if folds.setdefault(video, FOLD_NAMES[name]) != FOLD_NAMES[name]:
+                raise DataError(f"{file}: the video {video!r} stands in two folds.")
+    lacking = [split for split in ("train", "val", "test") if split not in folds.values()]
+    if lacking:
+        raise DataError(f"{file} has no list of the {lacking[0]} fold (as standard_{lacking[0]}_fold or {lacking[0]}).")
+    return folds
+
+
+def _python_lists(file: Path) -> dict[str, Any]:
+    """The literal values that a Python file assigns to names; it is parsed, and nothing of it is run."""
+    found: dict[str, Any] = {}
+    try:
+        tree = ast.parse(read_text(file))
+        for statement in tree.body:
+            if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+                name = statement.targets[0].id
+                if name in FOLD_NAMES:
+                    found[name] = ast.literal_eval(statement.value)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise DataError(f"{file} holds no plain lists of video ids: {first_line(error)}.") from error
+    return found
+
+
+def _json_lists(file: Path, corpus: str) -> dict[str, Any]:
+    try:
+        content = json.loads(read_text(file))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file} is not JSON: {first_line(error)}.") from error
+    lists = content.get(corpus, content) if isinstance(content, dict) else None
+    if not isinstance(lists, dict):
+        raise DataError(f"{file} is no object of lists of video ids, by train, valid and test.")
+    return lists
+
+
+def read_sequence(file: Path, width: int) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Video id -> (features (segments, width), intervals (segments, 2) in seconds) of a label sequence (.csd).
+
+    Raises:
+        DataError: it is no HDF5 file of the SDK, leads to another file, or holds arrays of other shapes.
+    """
+    import h5py
+
+    found = {}
+    try:
+        with h5py.File(file, "r") as content:
+            roots = [group for name in content if "data" in (group := _own(file, content, name))]
+            if len(roots) != 1:
+                raise DataError(f"{file} is no computational sequence of the CMU SDK: no group holds `data`.")
+            data = _own(file, roots[0], "data")
+            for video in data:
+                _require_id(video, str(file))
+                segments = _own(file, data, video)
+                found[video] = _numbers(file, segments, "features", width), _numbers(file, segments, "intervals", 2)
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{file} cannot be read as a computational sequence (HDF5): {first_line(error)}.") from error
+    for video, (features, intervals) in found.items():
+        if len(features) != len(intervals):
+            raise DataError(f"{file}: {video} has {len(features)} labels and {len(intervals)} intervals.")
+    return found
+
+
+def _own(file: Path, group: Any, name: str) -> Any:
+    """What `group` holds under `name`; links, which may lead to other files, are not followed."""
+    import h5py
+
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise DataError(f"{file}: {group.name}/{name} is a link to elsewhere, which is not followed, or is absent.")
+    return group[name]
+
+
+def _numbers(file: Path, segments: Any, name: str, width: int) -> NDArray[np.float64]:
+    array = np.asarray(_own(file, segments, name)[()], np.float64)
+    if array.ndim != 2 or array.shape[1] != width or not np.isfinite(array).all():
+        raise DataError(f"{file}: {segments.name}/{name} holds no finite numbers (segments, {width}): {array.shape}.")
+    return array
+
+
+def read_labels(file: Path) -> Iterator[Labelled]:
+    """The lines of MMSA's label.csv.
+
+    Raises:
+        DataError: a column is absent, or a value is not what it must be.
+    """
+    seen: dict[tuple[str, int], str] = {}
+    for record in read_csv(file.name, read_text(file, fallback_encoding="cp1252")):
+        lacking = [column for column in LABEL_COLUMNS if column not in record.values]
+        if lacking:
+            raise DataError(f"{file}: there is no column {lacking[0]!r}; a label.csv has {', '.join(LABEL_COLUMNS)}.")
+        row = record.values
+        if row["video_id"] == SPREADSHEET:
+            raise DataError(
+                f"{record.where}: video_id is {SPREADSHEET}: a spreadsheet took an id that begins with - or = for a "
+                "formula. Get the file anew."
+            )
+        _require_id(row["video_id"], record.where)
+        if not row["clip_id"].isdecimal():
+            raise DataError(f"{record.where}: clip_id is {row['clip_id']!r}, not a number.")
+        key = row["video_id"], int(row["clip_id"])
+        if key in seen:
+            raise DataError(f"{record.where}: clip {key[1]} of {key[0]} stands already at {seen[key]}.")
+        seen[key] = record.where
+        mode = row.get("mode") or None
+        if mode is not None and mode not in FOLD_NAMES:
+            raise DataError(f"{record.where}: mode is {mode!r}, not train, valid or test.")
+        try:
+            sentiment = float(row["label"])
+        except ValueError:
+            sentiment = math.nan
+        yield Labelled(
+            *key,
+            text=require_text(record.where, "text", row["text"]),
+            sentiment=require_sentiment(record.where, sentiment),
+            split=FOLD_NAMES[mode] if mode else None,
+        )
+
+
+def require_sentiment(where: str, value: float) -> float:
+    """A sentiment.
+
+    Raises:
+        DataError: it is not from -3 to 3.
+    """
+    if not LOWEST <= value <= HIGHEST:
+        raise DataError(f"{where}: the sentiment is {value:g}, and it goes from -3 to 3.")
+    return float(value)
+
+
+def summed_up(
+    corpus: Corpus, utterances: list[Utterance], folds: dict[str, Split], official: dict[str, int], root: Path
+) -> Enumeration:
+    """The corpus with its notes: absent clips and texts, videos outside the folds, counts that are not official."""
+    missing = [u.id for u in utterances if u.path and not (root / u.path).is_file()]
+    notes = [f"{len(missing)} of {len(utterances)} clips are absent: {some(missing)}."] if missing else []
+    if without := [u.id for u in utterances if u.text is None]:
+        notes.append(f"{len(without)} of {len(utterances)} clips have no transcript: {some(without)}.")
+    videos = dict.fromkeys(u.dialogue or "" for u in utterances)
+    if outside := [video for video in videos if video not in folds]:
+        notes.append(f"{len(outside)} labelled videos are in no fold and so in no split: {some(outside)}.")
+    if unlabelled := [video for video in folds if video not in videos]:
+        notes.append(f"{len(unlabelled)} videos of the folds have no label: {some(unlabelled)}.")
+    counts = {split: sum(u.split == split for u in utterances) for split in official}
+    if counts != official:
+        found, expected = ("/".join(map(str, c.values())) for c in (counts, official))
+        notes.append(f"not the official counts: {found} clips in train/valid/test, where {corpus.name} has {expected}.")
+    return Enumeration(corpus, utterances, notes, len(missing))
+
+
+def ordered(labels: dict[tuple[str, int], T], folds: dict[str, Split]) -> list[tuple[tuple[str, int], T]]:
+    """(video, clip) and label, by split, by place of the video in the folds, by clip."""
+    splits: dict[Split | None, int] = {"train": 0, "val": 1, "test": 2, None: 3}
+    places = {video: (splits[split], place) for place, (video, split) in enumerate(folds.items())}
+
+    def key(item: tuple[tuple[str, int], T]) -> tuple[int, int, str, int]:
+        video, clip = item[0]
+        return *places.get(video, (splits[None], 0)), video, clip
+
+    return sorted(labels.items(), key=key)
+
+
+def _require_id(video: str, where: str) -> None:
+    """Refuse a video id that is no name of a file."""
+    if not video or video in (".", "..") or "/" in video or "\\" in video or control_character(video):
+        raise DataError(f"{where}: {video!r} is not the id of a video. {SEE_LAYOUT}")

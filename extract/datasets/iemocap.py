@@ -1,0 +1,301 @@
+"""IEMOCAP: Interactive Emotional Dyadic Motion Capture, 10,039 utterances of ten actors in five sessions.
+
+Provenance: Busso, Bulut, Lee, Kazemzadeh, Mower, Kim, Chang, Lee, Narayanan: "IEMOCAP: Interactive emotional dyadic
+motion capture database", Language Resources and Evaluation 42(4), 2008, https://doi.org/10.1007/s10579-008-9076-6;
+https://sail.usc.edu/iemocap/.
+Licence: USC's release form, signed; research only.
+Official counts: 10,039 utterances in 151 dialogues; by the majority of the annotators angry 1103, happy 595, excited
+1041, sad 1084, neutral 1708, frustrated 1849, surprised 107, fearful 40, other 3, disgusted 2, no majority 2507.
+
+Targets: `emotion4`, angry, happy, sad, neutral with excited counted as happy (5531 utterances); `emotion6`, happy,
+sad, neutral, angry, excited, frustrated; valence, activation and dominance from 1 to 5. There are no official splits:
+leave one session out with `--protocol loso:session`; a session is Ses01 of an id, a speaker Ses01F.
+
+The published 7433 of `emotion6` (DialogueRNN and what followed it: 5810 to train, 1623 to test) are not those of the
+release: its majorities give 7380 (happy 595 for 648), and nothing published says where the other 53 come from. They are
+the list of those papers' feature file, IEMOCAP_features.pkl (declare-lab/conv-emotion); where that file lies in the
+root, `emotion6` is what it says, utterance by utterance. It is read as data, never run.
+
+A recording shows both actors side by side; the one who wears the markers, whom the recording is named after (Ses01F:
+the woman), is on the left, the other on the right. `region` is the speaker's half; the sound is that of sentences/wav,
+where it is there, else the recording's.
+
+Known defects and oddities:
+- in an id as Ses01F_impro01_M000 the first letter says who wears the markers, the last who speaks;
+- transcriptions have turns that nobody evaluated, and lines without a turn's name (as "M: [LAUGHTER]"): left out;
+- macOS's `._` files lie beside annotations and recordings;
+- the pictures (720 x 480 at 29.97 per second) have black bars above and below;
+- markers are glued to the face of one actor: crops of faces are not alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cache_schema.errors import DataError
+from cache_schema.exchange.pickles import read_pickle
+from cache_schema.samples import Corpus, Target, Utterance
+from extract.dataset import (
+    SEE_LAYOUT,
+    Enumeration,
+    Probe,
+    entries,
+    find_file,
+    folders_below,
+    read_text,
+    require_root,
+    require_text,
+    some,
+)
+
+SUMMARY = "IEMOCAP: 10,039 utterances of ten actors in five sessions, four and six emotions (video, sound, text)"
+LAYOUT = """\
+ROOT/Session1/dialog/EmoEvaluation/Ses01F_impro01.txt      labels and times
+ROOT/Session1/dialog/transcriptions/Ses01F_impro01.txt     texts
+ROOT/Session1/dialog/avi/DivX/Ses01F_impro01.avi           pictures of both actors
+ROOT/Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav
+and so for Session2 to Session5; they may also lie one folder below ROOT (IEMOCAP_full_release).
+ROOT/IEMOCAP_features.pkl     optional, of declare-lab/conv-emotion: its 7433 utterances become `emotion6`
+Request: https://sail.usc.edu/iemocap/"""
+
+CODES = {
+    "ang": "angry",
+    "hap": "happy",
+    "exc": "excited",
+    "sad": "sad",
+    "neu": "neutral",
+    "fru": "frustrated",
+    "sur": "surprised",
+    "fea": "fearful",
+    "dis": "disgusted",
+    "oth": "other",
+    "xxx": None,
+}
+FOUR = ("angry", "happy", "sad", "neutral")
+SIX = ("happy", "sad", "neutral", "angry", "excited", "frustrated")
+"""In the order of the published feature file, whose labels are indices."""
+RATINGS = ("valence", "activation", "dominance")
+CORPUS = Corpus(
+    name="iemocap",
+    title="IEMOCAP: Interactive emotional dyadic motion capture database (Busso et al., LREV 2008)",
+    licence="USC release form, research only",
+    targets=(
+        Target(name="emotion4", kind="classification", classes=FOUR),
+        Target(name="emotion6", kind="classification", classes=SIX),
+        *(Target(name=name, kind="regression", low=1, high=5) for name in RATINGS),
+    ),
+)
+
+OFFICIAL_COUNT = 10_039
+OFFICIAL_FOUR = 5531
+MAJORITY_SIX = 7380
+PUBLISHED_SIX = 7433
+SESSIONS = tuple(f"Session{number}" for number in range(1, 6))
+PUBLISHED_FILES = ("IEMOCAP_features.pkl", "IEMOCAP_features_raw.pkl")
+LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 0.5, 1.0)
+
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_EVALUATION = re.compile(
+    rf"\[{_NUMBER} - {_NUMBER}\]\s+(\S+)\s+(\S+)\s+\[{_NUMBER}, {_NUMBER}, {_NUMBER}\]\s*", re.ASCII
+)
+_TURN = re.compile(r"((Ses0[1-5])([FM])_\w+)_([FM])\d{3}", re.ASCII)
+_TRANSCRIPT = re.compile(r"(Ses\w+)\s+\[[\d. -]*\]:(.*)", re.ASCII)
+
+
+def enumerate_corpus(root: Path, probe: Probe) -> Enumeration:
+    """All utterances by session and dialogue, each dialogue by time; ids as `Ses01F_impro01_F000`. No header is asked.
+
+    Raises:
+        DataError: the root is absent or holds no session, a session has no evaluations, or a line is not what it
+            must be.
+    """
+    require_root(root)
+    sessions = _sessions(root)
+    published = _published(root)
+    utterances: list[Utterance] = []
+    notes: list[str] = []
+    missing: list[str] = []
+    for session in sessions:
+        for file in _annotations(session / "dialog" / "EmoEvaluation", needed=True):
+            found = sorted(_read_dialogue(session, file), key=lambda u: (u.start, u.end, u.id))
+            utterances += [u.model_copy(update={"turn": turn}) for turn, u in enumerate(found)]
+    texts, untold = _texts(sessions)
+    seen: set[str] = set()
+    for place, utterance in enumerate(utterances):
+        if utterance.id in seen:
+            raise DataError(f"{utterance.id} is evaluated in two files of {root}.")
+        seen.add(utterance.id)
+        update: dict[str, Any] = {"text": texts.pop(utterance.id, None)}
+        if published is not None:
+            labels = {name: label for name, label in utterance.labels.items() if name != "emotion6"}
+            if label := published.pop(utterance.id, None):
+                labels["emotion6"] = label
+            update["labels"] = labels
+        utterances[place] = utterance.model_copy(update=update)
+    placed = list(_with_media(root, sessions, utterances, missing, notes))
+    notes += _text_notes(placed, texts, untold)
+    if missing:
+        notes.append(f"{len(missing)} of {len(placed)} utterances have no file: {some(missing)}.")
+    return Enumeration(CORPUS, placed, notes + _counts(placed, sessions, published), len(missing))
+
+
+def _sessions(root: Path) -> list[Path]:
+    found = [folder for folder in folders_below(root, 2) if folder.name in SESSIONS and folder != root]
+    twice = sorted(name for name, count in Counter(folder.name for folder in found).items() if count > 1)
+    if twice:
+        first, second = (folder for folder in found if folder.name == twice[0])
+        raise DataError(f"{twice[0]} is there twice: {first} and {second}. Keep one.")
+    if not found:
+        raise DataError(f"{root} has none of Session1 to Session5. {SEE_LAYOUT}")
+    return sorted(found, key=lambda folder: folder.name)
+
+
+def _annotations(folder: Path, needed: bool = False) -> list[Path]:
+    files = [f for f in entries(folder) if f.suffix == ".txt" and not f.name.startswith(".")] if folder.is_dir() else []
+    if needed and not files:
+        raise DataError(f"{folder} is absent or has no evaluations. {SEE_LAYOUT}")
+    return files
+
+
+def _read_dialogue(session: Path, file: Path) -> Iterator[Utterance]:
+    """The evaluated utterances of a dialogue, without texts and media."""
+    for number, line in enumerate(read_text(file, fallback_encoding="cp1252").splitlines(), 1):
+        if not line.startswith("["):
+            continue
+        where = f"{session.name}/{file.name}, line {number}"
+        match = _EVALUATION.fullmatch(line)
+        if match is None:
+            raise DataError(f"{where}: not of the form [START - END] TURN EMOTION [V, A, D]: {line[:80]!r}.")
+        start, end, name, code, *ratings = match.groups()
+        turn = _TURN.fullmatch(name)
+        if turn is None or turn[1] != file.stem or turn[2][-1] != session.name[-1]:
+            raise DataError(f"{where}: {name!r} is no turn of the dialogue {file.stem} in {session.name}.")
+        if code not in CODES:
+            raise DataError(f"{where}: the emotion is {code!r}, not one of {', '.join(CODES)}.")
+        if float(end) <= float(start):
+            raise DataError(f"{where}: the turn ends at {end} s, not after its start, {start} s.")
+        yield Utterance(
+            id=name,
+            start=float(start),
+            end=float(end),
+            duration=float(end) - float(start),
+            speaker=turn[2] + turn[4],
+            dialogue=turn[1],
+            labels=_labels(CODES[code]),
+            scores=dict(zip(RATINGS, map(float, ratings), strict=True)),
+            region=LEFT if turn[3] == turn[4] else RIGHT,
+        )
+
+
+def _labels(emotion: str | None) -> dict[str, str]:
+    labels = {}
+    four = "happy" if emotion == "excited" else emotion
+    if four in FOUR:
+        labels["emotion4"] = four
+    if emotion in SIX:
+        labels["emotion6"] = emotion
+    return labels
+
+
+def _texts(sessions: list[Path]) -> tuple[dict[str, str], int]:
+    """Turn -> text, and how many lines name no turn."""
+    texts: dict[str, str] = {}
+    untold = 0
+    for session in sessions:
+        for file in _annotations(session / "dialog" / "transcriptions"):
+            for number, line in enumerate(read_text(file, fallback_encoding="cp1252").splitlines(), 1):
+                match = _TRANSCRIPT.fullmatch(line.strip())
+                if match is None:
+                    untold += bool(line.strip())
+                elif text := require_text(f"{session.name}/{file.name}, line {number}", match[1], match[2]):
+                    texts[match[1]] = text
+    return texts, untold
+
+
+def _with_media(
+    root: Path, sessions: list[Path], utterances: list[Utterance], missing: list[str], notes: list[str]
+) -> Iterator[Utterance]:
+    """The utterances with what there is of pictures and sound; those without either are put into `missing`."""
+    avi: dict[str, tuple[str, set[str] | None]] = {}
+    wav: dict[str, tuple[str, set[str] | None]] = {}
+    for session in sessions:
+        number = session.name[-1]
+        below = session.relative_to(root).as_posix()
+        for there, part, what in ((avi, "dialog/avi/DivX", "pictures"), (wav, "sentences/wav", "sentences' sound")):
+            folder = session / part
+            there[number] = (f"{below}/{part}", {e.name for e in entries(folder)} if folder.is_dir() else None)
+            if there[number][1] is None:
+                notes.append(f"{below}/{part} is absent: there are no {what} of {session.name}.")
+    listed: dict[Path, set[str]] = {}
+    for utterance in utterances:
+        number, dialogue = utterance.id[4], utterance.dialogue or ""
+        pictures, recordings = avi[number]
+        sounds, dialogues = wav[number]
+        path = sound = None
+        if recordings is not None:
+            path = f"{pictures}/{dialogue}.avi"
+        folder = root / sounds / dialogue
+        if dialogues and dialogue in dialogues and folder not in listed:
+            listed[folder] = {entry.name for entry in entries(folder)}
+        if f"{utterance.id}.wav" in listed.get(folder, ()):
+            sound = f"{sounds}/{dialogue}/{utterance.id}.wav"
+        if sound is None and f"{dialogue}.avi" not in (recordings or ()):
+            missing.append(utterance.id)
+            path = path or f"{sounds}/{dialogue}/{utterance.id}.wav"
+        yield utterance.model_copy(update={"path": path, "sound": sound})
+
+
+def _published(root: Path) -> dict[str, str] | None:
+    """Turn -> emotion of the published feature file; None where it is not there."""
+    file = find_file(root, PUBLISHED_FILES, depth=1)
+    if file is None:
+        return None
+    content = read_pickle(file)
+    if not isinstance(content, (tuple, list)) or len(content) < 3 or not all(isinstance(c, dict) for c in content[:3]):
+        raise DataError(f"{file} is not the feature file of DialogueRNN: a tuple of dictionaries by dialogue.")
+    names, _, labels = content[:3]
+    emotions: dict[str, str] = {}
+    for dialogue, turns in names.items():
+        indices = list(labels.get(dialogue, ()))
+        if len(indices) != len(turns):
+            raise DataError(f"{file}: {dialogue!r} has {len(turns)} utterances and {len(indices)} labels.")
+        for turn, index in zip(turns, indices, strict=True):
+            if isinstance(index, bool) or index not in range(len(SIX)):
+                raise DataError(f"{file}: {turn!r} has the label {index!r}, not one of 0 to 5.")
+            emotions[turn.decode("ascii", "replace") if isinstance(turn, bytes) else str(turn)] = SIX[int(index)]
+    return emotions
+
+
+def _text_notes(utterances: list[Utterance], unevaluated: dict[str, str], untold: int) -> list[str]:
+    notes = []
+    if without := [u.id for u in utterances if u.text is None]:
+        notes.append(f"{len(without)} of {len(utterances)} utterances have no transcription: {some(without)}.")
+    if unevaluated:
+        notes.append(f"left out {len(unevaluated)} transcribed turns without evaluation: {some(sorted(unevaluated))}.")
+    if untold:
+        notes.append(f"left out {untold} lines of transcriptions that name no turn.")
+    return notes
+
+
+def _counts(utterances: list[Utterance], sessions: list[Path], published: dict[str, str] | None) -> list[str]:
+    four, six = (sum(name in u.labels for u in utterances) for name in ("emotion4", "emotion6"))
+    official = PUBLISHED_SIX if published is not None else MAJORITY_SIX
+    notes = []
+    if (len(utterances), four, six) != (OFFICIAL_COUNT, OFFICIAL_FOUR, official):
+        notes.append(
+            f"not the official release: {len(utterances)} utterances in {len(sessions)} sessions, {four} of four and "
+            f"{six} of six emotions, where IEMOCAP has {OFFICIAL_COUNT} in 5, {OFFICIAL_FOUR} and {official}."
+        )
+    if published is None:
+        notes.append(
+            f"emotion6 is the annotators' majority ({MAJORITY_SIX} utterances in the whole release); for the published "
+            f"{PUBLISHED_SIX} put {PUBLISHED_FILES[0]} into the root."
+        )
+    elif published:
+        names = some(sorted(published))
+        notes.append(f"{PUBLISHED_FILES[0]} names {len(published)} utterances that are not evaluated: {names}.")
+    return notes
