@@ -145,7 +145,7 @@ def extract(
     dataset_name = corpus.corpus.name
     deleted = store.samples(dataset_name).deleted.intersection(u.id for u in utterances)
     if deleted:
-        say(f"{len(deleted)} deleted samples stay out of the store; `mer store restore-samples` brings them back.")
+        say(f"Deleted samples, which stay out: {len(deleted)}. `mer store restore-samples` brings them back.")
     jobs = [
         Job(encoder, module, config, checkpoint, spec, needs, store.writer(dataset_name, spec))
         for encoder, module, config, checkpoint, spec, needs in plans
