@@ -37,7 +37,8 @@ class Optimization:
     """Everything that moves a model's parameters, saved and restored together.
 
     Args:
-        network: the architecture's module, in which `config.groups` and `stage` name submodules.
+        network: the architecture's module, in which `config.groups` and `stage` name submodules; a group may name
+            one that its settings switched off (None).
         config: settings of training.
         steps: steps that `max_epochs` take at most.
         stage: train this submodule alone.
@@ -49,7 +50,8 @@ class Optimization:
     def __init__(self, network: nn.Module, config: TrainConfig, steps: int, stage: str | None = None) -> None:
         blocks = list(dict.fromkeys(n.rpartition(".")[0] for n, _ in network.named_parameters()))
         for name in config.groups:
-            if not any(block == name or block.startswith(f"{name}.") for block in blocks):
+            switched_off = getattr(network, name.partition(".")[0], name) is None
+            if not switched_off and not any(block == name or block.startswith(f"{name}.") for block in blocks):
                 raise SettingsError("groups: " + unknown_name("block of this model", name, sorted(_heads(blocks))))
             if any(name.startswith(f"{other}.") for other in config.groups):
                 raise SettingsError(f"groups: {name} lies in another group; each parameter has one.")

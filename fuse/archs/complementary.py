@@ -42,7 +42,7 @@ Parameters with 1000 experts and seven classes, widths not tuned to the paper's;
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -57,6 +57,7 @@ from fuse.arch import Architecture, Batch, Companion, Output, outputs, probabili
 from fuse.nn.attention import MultiHeadAttention
 from fuse.nn.experts import MixtureOfExperts, Routed
 from fuse.nn.interval_gat import IntervalGAT, frames_within
+from fuse.nn.late_fusion import fit_fusion, fused
 from fuse.nn.lengths import frame_mask, resample, shorten
 from fuse.tables import Column, Row, Table
 from fuse.train_config import Group, TrainConfig
@@ -346,58 +347,6 @@ class Complementary(Architecture):
         if self.kind == "regression":
             both = [numbers.squeeze(-1) for numbers in both]
         self.fusion.copy_(fit_fusion(both[0], both[1], torch.cat(truth), len(self.fusion), self.kind))
-
-
-def fused(
-    cross: Float[Tensor, " B *C"], sum_product: Float[Tensor, " B *C"], weight: Float[Tensor, " W"], kind: str
-) -> Float[Tensor, " B *C"]:
-    """Logits of weight * p_cross + (1 - weight) * p_sum_product, classes renormalised; of numbers the same mean.
-
-    Args:
-        cross, sum_product: each branch's logits, or numbers.
-        weight: in [0, 1], one, or one per class.
-        kind: the target's kind.
-    """
-    if kind == "regression":
-        return weight * cross + (1 - weight) * sum_product
-    yes, no = weight.log(), torch.log1p(-weight)
-
-    def mixed(first: Tensor, second: Tensor) -> Tensor:
-        return torch.logaddexp(yes + first, no + second)
-
-    if kind == "multilabel":
-        positive = mixed(F.logsigmoid(cross), F.logsigmoid(sum_product))
-        return positive - mixed(F.logsigmoid(-cross), F.logsigmoid(-sum_product))
-    return mixed(cross.log_softmax(dim=-1), sum_product.log_softmax(dim=-1))
-
-
-def fit_fusion(
-    cross: Float[Tensor, " B *C"], sum_product: Float[Tensor, " B *C"], truth: Tensor, weights: int, kind: str
-) -> Float[Tensor, " {weights}"]:
-    """The weights that `fused` predicts `truth` best with: the least cross-entropy, or squared error.
-
-    The weights are sigmoids, whose arguments are pulled to 0 by 0.001 of their square.
-    """
-    cross, sum_product = cross.detach().double(), sum_product.detach().double()
-    theta = torch.zeros(weights, dtype=torch.float64, device=cross.device, requires_grad=True)
-    optimizer: Any = torch.optim.LBFGS([theta], max_iter=200, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        predicted = fused(cross, sum_product, theta.sigmoid(), kind)
-        if kind == "classification":
-            wrong = F.cross_entropy(predicted, truth)
-        elif kind == "multilabel":
-            wrong = F.binary_cross_entropy_with_logits(predicted, truth.double())
-        else:
-            wrong = F.mse_loss(predicted, truth.double())
-        value = wrong + 1e-3 * theta.square().sum()
-        torch.autograd.backward(value)
-        return value
-
-    with torch.enable_grad():
-        optimizer.step(loss)
-    return theta.detach().sigmoid().float()
 
 
 class Nodes(nn.Module):
