@@ -166,10 +166,8 @@ def test_one_vector_per_utterance_is_enough() -> None:
 @pytest.mark.parametrize("only", ["text", "speech"])
 def test_a_modality_without_partner_reads_itself(only: str) -> None:
     """In a model of its own, and in one with both whose other modality the utterance lacks."""
-    drawn = network(only=only)(batch(only=only)).drawn
-    torch.testing.assert_close(
-        drawn[f"attention_{only}"].sum(dim=-1), torch.ones_like(drawn[f"attention_{only}"][..., 0])
-    )
+    weights = network(only=only)(batch(only=only)).drawn[f"attention_{only}"]
+    torch.testing.assert_close(weights.sum(dim=-1), torch.ones_like(weights[..., 0]))
     model, given = Model.unscaled(network(), TAILS).double().eval(), batch()
     lacking = given.replace(available=torch.tensor([[m == only for m in TAILS]]))
     alone = model(lacking)
@@ -218,9 +216,8 @@ def test_fused_probabilities_are_the_weighted_mean(target: Any) -> None:
     first, second = torch.randn(2, 7, 3, dtype=torch.float64)
     weight = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
     if target.kind == "regression":
-        torch.testing.assert_close(
-            fused(first[:, 0], second[:, 0], weight[:1], target.kind), 0.2 * first[:, 0] + 0.8 * second[:, 0]
-        )
+        numbers = fused(first[:, 0], second[:, 0], weight[:1], target.kind)
+        torch.testing.assert_close(numbers, 0.2 * first[:, 0] + 0.8 * second[:, 0])
         return
     turn = torch.sigmoid if target.kind == "multilabel" else lambda x: x.softmax(dim=1)
     mixed = weight * turn(first) + (1 - weight) * turn(second)
@@ -282,7 +279,7 @@ def test_a_thousand_experts_learn(top: int) -> None:
     output = model(given)
     loss = F.cross_entropy(output.logits, given.target) + sum(output.losses.values())
     loss.backward()
-    assert math.isfinite(float(loss)) and model.cross is not None
+    assert math.isfinite(loss.item()) and model.cross is not None
     hidden = model.cross.experts.hidden.grad
     assert hidden is not None and 0 < int((hidden.flatten(1).abs().sum(dim=1) > 0).sum()) <= 32 * top
 
