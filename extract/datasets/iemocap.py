@@ -127,7 +127,7 @@ def enumerate_corpus(root: Path, probe: Probe) -> Enumeration:
     seen: set[str] = set()
     for place, utterance in enumerate(utterances):
         if utterance.id in seen:
-            raise DataError(f"{utterance.id} is evaluated in two files of {root}.")
+            raise DataError(f"{utterance.id} is evaluated twice in {root}. Keep one evaluation of each turn.")
         seen.add(utterance.id)
         update: dict[str, Any] = {"text": texts.pop(utterance.id, None)}
         if published is not None:

@@ -1,0 +1,268 @@
+"""The IEMOCAP adapter, on two sessions in the release's layout with recordings of both actors side by side."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from cache_schema.errors import DataError
+from extract.dataset import Enumeration
+from extract.datasets import iemocap
+from extract.encoder import FrameRequest, Needs
+from extract.media import decode
+
+LEFT_GREY, RIGHT_GREY = 40, 200
+PICTURES, SOUND = Needs(frames=FrameRequest(5.0, "whole", 16)), Needs(audio_hz=16000)
+
+
+def evaluation(name: str, start: float, end: float, emotion: str, vad: Sequence[float] = (2.5, 2.5, 2.5)) -> str:
+    """A turn as the release writes it, with the lines of its annotators."""
+    head = f"[{start:.4f} - {end:.4f}]\t{name}\t{emotion}\t[{', '.join(f'{v:.4f}' for v in vad)}]"
+    return f"{head}\nC-E2:\tNeutral;\t()\nC-F1:\tNeutral; Anger;\t(a [note])\nA-E3:\tval 3; act 2; dom  2;\t()\n\n"
+
+
+def write_dialogue(session: Path, dialogue: str, evaluations: Sequence[str], transcript: str) -> None:
+    for folder, text in (
+        ("EmoEvaluation", "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n" + "".join(evaluations)),
+        ("transcriptions", transcript),
+    ):
+        path = session / "dialog" / folder / f"{dialogue}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        (path.parent / f"._{dialogue}.txt").write_bytes(b"\0\5\x16\7 Mac OS X")
+    (session / "dialog" / "EmoEvaluation" / "Categorical").mkdir(exist_ok=True)
+
+
+def write_recording(session: Path, dialogue: str, seconds: float = 3.0) -> None:
+    """An AVI with DivX's codec, one grey per actor, and silence."""
+    path = session / "dialog" / "avi" / "DivX" / f"{dialogue}.avi"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = np.full((48, 72, 3), LEFT_GREY, np.uint8)
+    picture[:, 36:] = RIGHT_GREY
+    with av.open(str(path), "w") as out:
+        video = out.add_stream("mpeg4", rate=Fraction(30000, 1001))
+        video.width, video.height, video.pix_fmt, video.codec_tag = 72, 48, "yuv420p", "DX50"
+        for index in range(round(seconds * 30)):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts = index
+            out.mux(video.encode(frame))
+        out.mux(video.encode(None))
+
+
+def write_sentence(session: Path, dialogue: str, name: str, seconds: float) -> None:
+    path = session / "sentences" / "wav" / dialogue / f"{name}.wav"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as out:
+        audio = out.add_stream("pcm_s16le", rate=16000, layout="mono")
+        samples = np.full((1, round(seconds * 16000)), 8192, np.int16)
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+        frame.sample_rate = 16000
+        out.mux(audio.encode(frame))
+        out.mux(audio.encode(None))
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sessions 1 and 5 as the archive unpacks; of session 5 the recordings are missing."""
+    root = tmp_path_factory.mktemp("iemocap")
+    one, five = (root / "IEMOCAP_full_release" / f"Session{n}" for n in (1, 5))
+    write_dialogue(
+        one,
+        "Ses01F_impro01",
+        [
+            evaluation("Ses01F_impro01_F001", 1.5, 2.5, "exc", (4.0, 4.0, 3.0)),
+            evaluation("Ses01F_impro01_F000", 0.5, 1.0, "neu"),
+            evaluation("Ses01F_impro01_M000", 1.0, 1.5, "fru"),
+            evaluation("Ses01F_impro01_M001", 2.5, 2.9, "xxx"),
+        ],
+        "Ses01F_impro01_F000 [000.5000-001.0000]: Excuse me.\n"
+        "Ses01F_impro01_M000 [001.0000-001.5000]: Do you have your forms?\n"
+        "M: [LAUGHTER]\n"
+        "Ses01F_impro01_MXX0 [001.5000-001.6000]: Mm-hmm.\n"
+        "Ses01F_impro01_F001 [001.5000-002.5000]: Yeah.\n",
+    )
+    write_recording(one, "Ses01F_impro01")
+    for name, seconds in (("F000", 0.5), ("F001", 1.0), ("M000", 0.5)):
+        write_sentence(one, "Ses01F_impro01", f"Ses01F_impro01_{name}", seconds)
+    write_dialogue(
+        five,
+        "Ses05M_script01_1b",
+        [
+            evaluation("Ses05M_script01_1b_M000", 1.0, 1.8, "hap"),
+            evaluation("Ses05M_script01_1b_F000", 2.0, 2.5, "sur"),
+        ],
+        "Ses05M_script01_1b_M000 [001.0000-001.8000]: So.\nSes05M_script01_1b_F000 [002.0000-002.5000]: Oh!\n",
+    )
+    write_sentence(five, "Ses05M_script01_1b", "Ses05M_script01_1b_M000", 0.8)
+    return root
+
+
+def read(root: Path) -> Enumeration:
+    return iemocap.enumerate_corpus(root, lambda _: None)
+
+
+def copy(root: Path, to: Path) -> Path:
+    """The annotations alone, in a folder that may be written into."""
+    for file in root.rglob("*.txt"):
+        target = to / file.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+    return to
+
+
+def test_turns_are_in_order_with_text_speaker_times_and_labels(release: Path) -> None:
+    utterances = read(release).utterances
+    assert [u.id for u in utterances] == [
+        "Ses01F_impro01_F000",
+        "Ses01F_impro01_M000",
+        "Ses01F_impro01_F001",
+        "Ses01F_impro01_M001",
+        "Ses05M_script01_1b_M000",
+        "Ses05M_script01_1b_F000",
+    ]
+    assert [u.turn for u in utterances] == [0, 1, 2, 3, 0, 1]
+    assert [u.text for u in utterances] == ["Excuse me.", "Do you have your forms?", "Yeah.", None, "So.", "Oh!"]
+    assert [u.speaker for u in utterances] == ["Ses01F", "Ses01M", "Ses01F", "Ses01M", "Ses05M", "Ses05F"]
+    excited = utterances[2]
+    assert (excited.start, excited.end, excited.duration) == (1.5, 2.5, 1.0)
+    assert excited.dialogue == "Ses01F_impro01"
+    assert excited.scores == {"valence": 4.0, "activation": 4.0, "dominance": 3.0}
+    assert [(u.labels.get("emotion4"), u.labels.get("emotion6")) for u in utterances] == [
+        ("neutral", "neutral"),
+        (None, "frustrated"),
+        ("happy", "excited"),
+        (None, None),
+        ("happy", "happy"),
+        (None, None),
+    ]
+
+
+def test_the_one_with_markers_is_on_the_left_and_sound_is_the_sentences_own(release: Path) -> None:
+    of = {u.id: u for u in read(release).utterances}
+    for name, grey in (("Ses01F_impro01_F001", LEFT_GREY), ("Ses01F_impro01_M000", RIGHT_GREY)):
+        clip = decode(release, of[name], [PICTURES, SOUND])
+        assert clip.unreadable == {}
+        seconds = of[name].duration or 0
+        assert clip.audio[16000].shape == (round(seconds * 16000),)
+        assert np.allclose(clip.audio[16000], 0.25, atol=1e-3)
+        frames = clip.frames[FrameRequest(5.0, "whole", 16)]
+        assert abs(len(frames) - 5 * seconds) <= 1
+        assert abs(float(frames.mean()) - grey) < 5
+    assert of["Ses05M_script01_1b_M000"].region == iemocap.LEFT
+    assert of["Ses05M_script01_1b_F000"].region == iemocap.RIGHT
+
+
+def test_what_is_absent_is_absent_or_a_failure_and_told(release: Path) -> None:
+    found = read(release)
+    of = {u.id: u for u in found.utterances}
+    no_wav = decode(release, of["Ses01F_impro01_M001"], [PICTURES, SOUND])
+    assert list(no_wav.unreadable) == ["audio"] and "no sound" in no_wav.unreadable["audio"].reason
+    no_avi = decode(release, of["Ses05M_script01_1b_M000"], [PICTURES, SOUND])
+    assert list(no_avi.unreadable) == ["video"] and "no clip" in no_avi.unreadable["video"].reason
+    assert found.missing == 1
+    below = "IEMOCAP_full_release/Session5/dialog/avi/DivX"
+    assert found.notes == [
+        f"{below} is absent: there are no pictures of Session5.",
+        "1 of 6 utterances have no transcription: Ses01F_impro01_M001.",
+        "left out 1 transcribed turns without evaluation: Ses01F_impro01_MXX0.",
+        "left out 1 lines of transcriptions that name no turn.",
+        "1 of 6 utterances have no file: Ses05M_script01_1b_F000.",
+        "not the official release: 6 utterances in 2 sessions, 3 of four and 4 of six emotions, where IEMOCAP has "
+        "10039 in 5, 5531 and 7380.",
+        "emotion6 is the annotators' majority (7380 utterances in the whole release); for the published 7433 put "
+        "IEMOCAP_features.pkl into the root.",
+    ]
+
+
+def official() -> Iterator[tuple[str, int]]:
+    """Emotions by the majorities of the release, as Busso et al. publish them."""
+    yield from zip(
+        ("ang", "hap", "exc", "sad", "neu", "fru", "sur", "fea", "oth", "dis", "xxx"),
+        (1103, 595, 1041, 1084, 1708, 1849, 107, 40, 3, 2, 2507),
+        strict=True,
+    )
+
+
+def test_the_official_majorities_make_the_official_counts(tmp_path: Path) -> None:
+    emotions = [emotion for emotion, count in official() for _ in range(count)]
+    for number in range(1, 6):
+        session, mine = tmp_path / f"Session{number}", emotions[number - 1 :: 5]
+        for part in range(-(-len(mine) // 1000)):
+            dialogue = f"Ses0{number}F_impro{part:02}"
+            turns = [
+                f"[{place}.0 - {place}.5]\t{dialogue}_F{place:03}\t{emotion}\t[2.5, 2.5, 2.5]\n"
+                for place, emotion in enumerate(mine[part * 1000 : (part + 1) * 1000])
+            ]
+            write_dialogue(session, dialogue, turns, "")
+    found = read(tmp_path)
+    assert len(found.utterances) == 10_039
+    assert sum("emotion4" in u.labels for u in found.utterances) == 5531
+    assert sum("emotion6" in u.labels for u in found.utterances) == 7380
+    assert not any("official" in note for note in found.notes)
+
+
+def test_the_published_list_of_six_emotions_is_followed_where_it_is_there(release: Path, tmp_path: Path) -> None:
+    root = copy(release, tmp_path)
+    ids = {"Ses01F_impro01": ["Ses01F_impro01_F000", "Ses01F_impro01_M001"], "Ses09": ["Ses09F_impro01_F000"]}
+    speakers = {"Ses01F_impro01": ["F", "M"], "Ses09": ["F"]}
+    labels = {"Ses01F_impro01": [2, np.int64(0)], "Ses09": [1]}
+    features = {"Ses01F_impro01": np.zeros((2, 3), np.float32)}
+    content = (ids, speakers, labels, features, features, features, ids, {"Ses01F_impro01"}, set())
+    (root / "IEMOCAP_features.pkl").write_bytes(pickle.dumps(content, protocol=2))
+    found = read(root)
+    assert {u.id: u.labels["emotion6"] for u in found.utterances if "emotion6" in u.labels} == {
+        "Ses01F_impro01_F000": "neutral",
+        "Ses01F_impro01_M001": "happy",
+    }
+    assert sum("emotion4" in u.labels for u in found.utterances) == 3
+    assert "2 of six emotions, where IEMOCAP has 10039 in 5, 5531 and 7433." in found.notes[-2]
+    assert found.notes[-1] == "IEMOCAP_features.pkl names 1 utterances that are not evaluated: Ses09F_impro01_F000."
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "is not the feature file of DialogueRNN"),
+        (({"d": ["a", "b"]}, {}, {"d": [1]}), "'d' has 2 utterances and 1 labels"),
+        (({"d": ["a"]}, {}, {"d": [6]}), "'a' has the label 6, not one of 0 to 5"),
+    ],
+)
+def test_a_published_list_of_another_kind_is_refused(
+    release: Path, tmp_path: Path, content: object, message: str
+) -> None:
+    root = copy(release, tmp_path)
+    (root / "IEMOCAP_features.pkl").write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(DataError, match=message):
+        read(root)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[1.0 - 2.0] Ses01F_impro01_F000", r"Session1/Ses01F_impro01\.txt, line 3: not of the form"),
+        (evaluation("Ses01F_impro01_F000", 1, 2, "joy"), "line 3: the emotion is 'joy', not one of ang, hap"),
+        (evaluation("Ses01F_impro01_F000", 2, 1, "hap"), r"the turn ends at 1\.0000 s, not after its start"),
+        (evaluation("Ses01F_impro02_F000", 1, 2, "hap"), "is no turn of the dialogue Ses01F_impro01 in Session1"),
+        (evaluation("../../x_F000", 1, 2, "hap"), "is no turn of the dialogue"),
+        (evaluation("Ses01F_impro01_F000", 1, 2, "hap") * 2, "Ses01F_impro01_F000 is evaluated twice"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    write_dialogue(tmp_path / "Session1", "Ses01F_impro01", [line], "")
+    with pytest.raises(DataError, match=message):
+        read(tmp_path)
+
+
+def test_a_session_without_evaluations_or_found_twice_is_named(tmp_path: Path) -> None:
+    (tmp_path / "Session1" / "dialog").mkdir(parents=True)
+    with pytest.raises(DataError, match="EmoEvaluation is absent or has no evaluations"):
+        read(tmp_path)
+    (tmp_path / "copy" / "Session1").mkdir(parents=True)
+    with pytest.raises(DataError, match="Session1 is there twice"):
+        read(tmp_path)
