@@ -21,8 +21,8 @@ from cache_schema.storage import absolute_location
 from fuse.arch import Companion
 from fuse.companions import Sources, choose_companions
 from fuse.data import Dataset, Selection, Splits, joined
-from fuse.load import Whole, choose_features, choose_target, describe_feature, in_dialogue_order, read
 from fuse.protocols import Cut, Protocol, cuts
+from fuse.resident import Whole, choose_features, choose_target, describe_feature, in_dialogue_order, read
 
 if TYPE_CHECKING:
     from cache_schema.feature import Feature
@@ -116,7 +116,7 @@ def load_folds(request: Request) -> tuple[list[Fold], Source]:
         DataError: features are not extracted for all utterances, a split is empty, or a sample has no modality.
         StoreError: the store cannot be read.
     """
-    opened = _Opened(request)
+    opened = Opened(request)
     protocol = request.protocol
     tested = opened.read(opened.tested, ("test",)) if opened.tested else None
     splits = ("train", "val") if tested else SPLITS
@@ -144,7 +144,7 @@ def load_selection(request: Request) -> tuple[Selection, Source]:
             f"A search over {request.protocol.folds} would choose on utterances that other folds test: search on the "
             "official splits, or on a dataset without a test split."
         )
-    opened = _Opened(request)
+    opened = Opened(request)
     whole = opened.read(opened.trained, ("train", "val"))
     (cut,) = cuts(request.dataset, whole.utterances, request.protocol, testless=True)
     selection = Selection(_part(whole, cut.train), _part(whole, cut.val))
@@ -157,7 +157,7 @@ def load_ids(request: Request, ids: Sequence[str]) -> tuple[Dataset, dict[str, s
     Raises:
         DataError: some of them are no longer there.
     """
-    opened = _Opened(request)
+    opened = Opened(request)
     whole = opened.read([*opened.trained, *opened.tested], (*SPLITS, None), set(ids))
     rows = {id_: row for row, id_ in enumerate(whole.data.ids)}
     gone = [id_ for id_ in ids if id_ not in rows]
@@ -168,7 +168,7 @@ def load_ids(request: Request, ids: Sequence[str]) -> tuple[Dataset, dict[str, s
     return whole.data.select(torch.tensor([rows[id_] for id_ in ids])), opened.rows_digest(ids)
 
 
-class _Opened:
+class Opened:
     """The store, with the features and class names of every dataset that a request is about."""
 
     def __init__(self, request: Request) -> None:
@@ -236,6 +236,19 @@ class _Opened:
             data=joined(self.request.dataset, [w.data for w in wholes]),
             left_out={what: count for w in wholes for what, count in w.left_out.items()},
         )
+
+    def digests(self) -> dict[str, list[str]]:
+        """Of every feature that may be read, whole: dataset -> digests."""
+        return {name: [f.digest() for f in self._all(name).values()] for name in self.names}
+
+    def names_of(self, modalities: Sequence[str]) -> dict[str, str]:
+        """The features of these modalities, and of the companions that were asked for, by name and fingerprint."""
+        asked = self.request.features or {}
+        return {
+            name: f"{f.name}@{f.fingerprint}"
+            for name, f in self._all(self.first).items()
+            if name in modalities or (name in asked and name not in self.features[self.first])
+        }
 
     def rows_digest(self, ids: Sequence[str]) -> dict[str, str]:
         """Per modality and companion, a digest of the features of these utterances."""

@@ -74,7 +74,7 @@ def evaluate_run(
         else:
             each = [found.measure(record.target) for found in seen]
             measured.append({m: sum(e[m] for e in each) / len(each) for m in each[0]})
-        identical &= measured[-1] == recorded[seed]
+        identical &= all(measured[-1].get(name) == value for name, value in recorded[seed].items())
     return {
         "run": str(run.folder),
         "arch": record.arch,

@@ -17,7 +17,7 @@ from cache_schema.store import FeatureStore
 from fuse.arch import Companion
 from fuse.companions import choose_companions, intervals_of_words, nearest_in_time, with_companions
 from fuse.data import Dataset
-from fuse.load import choose_features, resident
+from fuse.resident import choose_features, resident
 
 RATE = 10.0
 TEXT = "ah, well then!"

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from toy_corpus import TARGETS
+from toy_corpus import TARGETS, load
 
 from cache_schema.errors import SettingsError
 from fuse.archs import hff
 from fuse.data import Dataset, Splits, scales
-from fuse.load import load
 from fuse.loop import DivergedError, Epoch, fit, permuted, predict, reproducible
 from fuse.losses import Loss, balanced
 from fuse.model import Model

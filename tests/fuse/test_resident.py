@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_corpus import CLASSES, TARGETS, rows_of, utterances
+from toy_corpus import CLASSES, TARGETS, load, rows_of, utterances
 
 from cache_schema.errors import DataError, MissingFeature, SettingsError
 from cache_schema.rows import Absent
 from cache_schema.store import FeatureStore
 from fuse.archs.hff import PREFERS
 from fuse.data import Dataset, scales
-from fuse.load import load
 
 Build = Callable[..., Path]
 

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from toy_corpus import load
 
 from cache_schema.errors import DamagedError
 from fuse import checkpoint
 from fuse.archs import hff
 from fuse.checkpoint import Checkpoint
 from fuse.data import Splits, scales
-from fuse.load import load
 from fuse.loop import Epoch, fit, reproducible
 from fuse.model import Model
 from fuse.train import train_run
@@ -113,7 +113,9 @@ PROGRAM = """
 
 
 def test_a_killed_process_is_resumed_by_the_same_command(toy_store: Path, tmp_path: Path) -> None:
-    settings = "d=12 steps=3 layers=1 heads=2 head_width=4 speech_channels=[4] speech_width=6 batch_size=16 max_epochs=4"
+    settings = (
+        "d=12 steps=3 layers=1 heads=2 head_width=4 speech_channels=[4] speech_width=6 batch_size=16 max_epochs=4"
+    )
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(PROGRAM))
     root = Path(__file__).parents[2]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from cache_schema.feature_spec import ArraySpec, FeatureSpec, Modality
 from cache_schema.rows import Absent, Failed, Row
 from cache_schema.samples import Target, Utterance
 from cache_schema.store import FeatureStore
+from fuse.corpora import Request, Source, load_folds
+from fuse.data import Splits
 
 CLASSES = ("anger", "joy", "sadness")
 WIDTHS: dict[Modality, tuple[str, int]] = {"speech": ("mfcc", 6), "text": ("roberta", 8), "vision": ("resnet", 5)}
@@ -72,3 +78,9 @@ def commit(store: FeatureStore, dataset: str, feature: FeatureSpec, rows: dict[s
         ids = [u.id for u in writer.utterances(segment)]
         if all(i in rows for i in ids):
             writer.commit(segment, [rows[i] for i in ids], [None] * len(ids), {})
+
+
+def load(store: Path, dataset: str, prefers: Mapping[str, Sequence[str]], **rest: Any) -> tuple[Splits, Source]:
+    """The official splits of a dataset, and where they come from."""
+    (fold,), source = load_folds(Request(store, dataset, prefers, **rest))
+    return fold.splits, source

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,12 +15,11 @@ from cache_schema.errors import DataError, SettingsError
 from cache_schema.registry import unknown_name
 from cache_schema.samples import SPLITS, Corpus, Split, Target, Utterance
 from fuse.companions import Sources, with_companions
-from fuse.data import Dataset, Splits
+from fuse.data import Dataset
 
 if TYPE_CHECKING:
     from cache_schema.feature import Feature
     from cache_schema.store import FeatureStore
-    from fuse.corpora import Source
 
 
 @dataclass(frozen=True)
@@ -93,16 +91,6 @@ def read(
     rows = torch.nonzero(there).squeeze(1)
     kept = tuple(utterances[row] for row in rows.tolist())
     return Whole(dataset, kept, whole.select(rows), left_out)
-
-
-def load(
-    store_path: str | Path, dataset: str, prefers: Mapping[str, Sequence[str]], **rest: Any
-) -> tuple[Splits, Source]:
-    """The official splits of a dataset, and where they come from; arguments and errors as `fuse.corpora.Request`."""
-    from fuse.corpora import Request, load_folds
-
-    (fold,), source = load_folds(Request(store_path, dataset, prefers, **rest))
-    return fold.splits, source
 
 
 def choose_features(

@@ -1,0 +1,220 @@
+"""A paper's ablation tables with our numbers beside the paper's: what `mer fuse ablate` does.
+
+Every cell is a run of its own below the folder of the ablation, found again by what it is made of: an ablation that was
+interrupted, or a table that shares cells with another, trains nothing twice. Cells whose models are the same by
+construction (`canonical` of the architecture) are one run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from cache_schema.errors import SettingsError
+from cache_schema.registry import unknown_name
+from cache_schema.samples import Target
+from cache_schema.settings import Spec
+from fuse import metrics
+from fuse.archs import ARCHS
+from fuse.cells import Cells, key_of
+from fuse.corpora import Opened
+from fuse.protocols import Protocol
+from fuse.run import Run
+from fuse.seeds import Progress, Workers
+from fuse.tables import Column, Row, Table
+from fuse.train import request_of, settings, train_run, versions
+from fuse.train_config import TrainConfig
+
+STANDS_FOR = {
+    "accuracy": ("accuracy", "acc2_nonneg", "ccc"),
+    "weighted_f1": ("weighted_f1", "f1_nonneg", "ccc"),
+    "macro_f1": ("macro_f1", "f1_nonneg", "ccc"),
+}
+"""A paper's metric -> ours, the first that the target has: its classification tables on a sentiment score."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model of a table.
+
+    Attributes:
+        key: digest of everything that it is made of; equal keys are equal models.
+        row, column: the names where it stands; the column is empty where a row's columns are metrics of one model.
+        config, training: its settings.
+        modalities: what it takes.
+    """
+
+    key: str
+    row: str
+    column: str
+    config: Spec
+    training: TrainConfig
+    modalities: tuple[str, ...]
+
+
+def ablate(
+    store_path: str | Path,
+    dataset: str,
+    arch: str,
+    *,
+    tables: Sequence[str] = (),
+    assignments: Sequence[str] = (),
+    features: Mapping[str, str] | None = None,
+    target: str | None = None,
+    protocol: Protocol | None = None,
+    seeds: int = 5,
+    out: str | Path = "runs",
+    device: str = "cpu",
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Train what the tables of an architecture's paper compare.
+
+    Args:
+        store_path: the feature store.
+        dataset: a dataset in it.
+        arch: an architecture.
+        tables: keys of the paper's tables; empty: all of them.
+        assignments: "field=value" for every row, beneath what the row itself sets.
+        features, target, protocol, device, jobs, progress: as for `train.train_run`.
+        seeds: how many.
+        out: where the folder `ablate-<arch>-<dataset>` is made or found, with a run for every cell.
+        say: called with a line before each cell that is trained.
+
+    Returns:
+        arch, dataset, seeds, folder; tables: each with title, columns and rows. A row's cells, one per column, have
+        `paper` and either `ours` (a `metrics.summary`), `same` (the row and column that it coincides with by
+        construction), both being there where it is so, or `why` there is no number.
+
+    Raises:
+        SettingsError: the architecture has no such table.
+        MerError: as `train.train_run`.
+    """
+    module = ARCHS.load(arch)
+    chosen = choose_tables(module, arch, tables)
+    opened = Opened(request_of(module, store_path, dataset, None, features, target, module.TRAINING, protocol))
+    available = list(opened.features[opened.first])
+    folder = Path(out) / f"ablate-{arch}-{dataset.replace(',', '+')}"
+    done = Cells(folder)
+    facts = [arch, dataset, opened.digests(), opened.target.model_dump(mode="json"), seeds, device, versions()]
+    facts.append((protocol or Protocol()).model_dump(mode="json"))
+    runs: dict[str, Run] = {}
+    first: dict[str, tuple[str, str]] = {}
+    shown = []
+    with Workers(jobs) as workers:
+
+        def train(table: Table, cell: Cell) -> Result:
+            if say is not None:
+                say(f"{table.title}: {cell.row}, {' + '.join(cell.modalities)}")
+            return train_run(
+                store_path,
+                dataset,
+                arch,
+                modalities=cell.modalities,
+                features=opened.names_of(cell.modalities),
+                target=target,
+                assignments=_assignments(cell),
+                seeds=seeds,
+                protocol=protocol,
+                out=folder,
+                device=device,
+                workers=workers,
+                progress=progress,
+            )
+
+        for table in chosen:
+            rows = []
+            for row in table.rows:
+                cells = []
+                for column, paper in zip(table.columns, row.paper, strict=True):
+                    printed: dict[str, Any] = {"paper": paper}
+                    cells.append(printed)
+                    modalities, why = _modalities(row, column, available)
+                    if why is not None:
+                        printed["why"] = why
+                        continue
+                    cell = make_cell(module, arch, table, row, column, modalities, assignments, facts)
+                    name = _metric(column.metric, opened.target)
+                    if cell.key not in runs:
+                        runs[cell.key] = done.run(cell.key, partial(train, table, cell))
+                    run = runs[cell.key]
+                    printed |= {"metric": name, "ours": run.metrics["test"][name], "run": run.folder.name}
+                    earlier = first.setdefault(cell.key, (f"Table {table.key}, {cell.row}", cell.column))
+                    if earlier != (f"Table {table.key}, {cell.row}", cell.column):
+                        printed["same"] = ", ".join(part for part in earlier if part)
+                rows.append({"name": row.name, "cells": cells})
+            shown.append({"title": table.title, "columns": [c.name for c in table.columns], "rows": rows})
+    return {"arch": arch, "dataset": dataset, "seeds": seeds, "folder": str(folder), "tables": shown}
+
+
+def choose_tables(module: ModuleType, arch: str, keys: Sequence[str]) -> list[Table]:
+    """The architecture's tables with these keys, all where none is given.
+
+    Raises:
+        SettingsError: it has none, or none of that key.
+    """
+    known: dict[str, Table] = {table.key: table for table in getattr(module, "TABLES", ())}
+    if not known:
+        raise SettingsError(f"{arch} declares no ablation table of its paper: see TABLES in the head of fuse/arch.py.")
+    for key in keys:
+        if key not in known:
+            raise SettingsError(unknown_name(f"table of {arch}", key, list(known)))
+    return [known[key] for key in keys or known]
+
+
+def make_cell(
+    module: ModuleType,
+    arch: str,
+    table: Table,
+    row: Row,
+    column: Column,
+    modalities: tuple[str, ...],
+    assignments: Sequence[str],
+    facts: Sequence[Any] = (),
+) -> Cell:
+    """The model of a cell: its settings are the user's, over them the table's and the row's own."""
+    config, training = settings(module, arch, assignments)
+    own = {**table.settings, **row.settings}
+    fields = type(config).model_fields
+    config = type(config).parse(config.model_dump() | {k: v for k, v in own.items() if k in fields}, arch)
+    rest = {k: v for k, v in own.items() if k not in fields}
+    training = TrainConfig.parse(training.model_dump() | rest, "training")
+    canonical = module.canonical(config, modalities) if hasattr(module, "canonical") else config
+    facts = [*facts, canonical.model_dump(mode="json"), training.model_dump(mode="json"), modalities]
+    name = column.name if column.modalities else ""
+    return Cell(key_of(*facts), row.name, name, canonical, training, modalities)
+
+
+def _assignments(cell: Cell) -> list[str]:
+    """The cell's settings as they are written on the command line."""
+    values = {**cell.config.model_dump(mode="json"), **cell.training.model_dump(mode="json")}
+    return [f"{name}={json.dumps(value)}" for name, value in values.items()]
+
+
+def _modalities(row: Row, column: Column, available: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
+    """What the cell's model takes, or why there is none."""
+    asked = [set(given) for given in (row.modalities, column.modalities) if given is not None]
+    wanted = [m for m in available if all(m in given for given in asked)]
+    lacking = sorted({m for given in asked for m in given} - set(available))
+    if lacking:
+        return (), f"no {' and no '.join(lacking)} in the store"
+    return (tuple(wanted), None) if wanted else ((), "nothing is left of row and column")
+
+
+def _metric(name: str, target: Target) -> str:
+    """Ours for a paper's metric.
+
+    Raises:
+        SettingsError: the target has none.
+    """
+    known = metrics.names(target)
+    for stand_in in STANDS_FOR.get(name, (name,)):
+        if stand_in in known:
+            return stand_in
+    raise SettingsError(f"{target.name} has no {name}, which the table is about; it has {', '.join(known)}.")
