@@ -120,14 +120,14 @@ class Samples:
         """Those of `utterances` that are not among the samples, or are there with another value in some field."""
         numbers = [self.numbers.get(u.id, -1) for u in utterances]
         differ = np.array(numbers, np.int64) < 0
-        known = np.flatnonzero(~differ).tolist()
+        known = [(i, vars(utterances[i]), number) for i, number in enumerate(numbers) if number >= 0]
         for name in Utterance.model_fields:
             stored = self.column(name)
-            ours = [getattr(utterances[i], name) for i in known]
-            theirs = [stored[numbers[i]] for i in known]
+            ours = [fields[name] for _, fields, _ in known]
+            theirs = [stored[number] for _, _, number in known]
             if ours != theirs:
-                places = zip(known, ours, theirs, strict=True)
-                differ[[i for i, our, their in places if our != their]] = True
+                triples = zip(known, ours, theirs, strict=True)
+                differ[[place for (place, _, _), our, their in triples if our != their]] = True
         return [utterances[i] for i in np.flatnonzero(differ).tolist()]
 
     def __len__(self) -> int:
@@ -231,14 +231,27 @@ def read_part(storage: Storage, dataset: str, name: str) -> Part:
 
 
 def write_part(
-    storage: Storage, number: int, corpus: Corpus, utterances: Sequence[Utterance], deleted: Sequence[str] = ()
+    storage: Storage,
+    number: int,
+    corpus: Corpus,
+    utterances: Sequence[Utterance],
+    deleted: Sequence[str] = (),
+    instead_of: str | None = None,
 ) -> str:
     """Write rows, and ids to delete, as part `number` of the dataset `corpus.name`, and say its name.
+
+    Args:
+        storage: the store's place.
+        number: its place among the dataset's parts.
+        corpus: what the dataset is.
+        utterances: the rows.
+        deleted: ids that it deletes.
+        instead_of: a damaged part whose deletions it keeps; written down, so that the new part has another name.
 
     Raises:
         StoreError: a value has no place in a table, as an integer over 64 bits.
     """
-    data = _encode(corpus, utterances, deleted)
+    data = _encode(corpus, utterances, deleted, instead_of)
     name = f"part-{number:05d}-{sha256_hex(data)[:16]}"
     key = part_key(corpus.name, name)
     if not storage.put_if_absent(key, data):
@@ -246,7 +259,30 @@ def write_part(
     return name
 
 
-def _encode(corpus: Corpus, utterances: Sequence[Utterance], deleted: Sequence[str]) -> bytes:
+def rescue_deletions(storage: Storage, dataset: str, name: str) -> bool:
+    """Write what a damaged part deletes as a part of its own, which is merged in the same place.
+
+    Returns:
+        Whether that is known: the part's document is sealed by itself, and may be intact where rows are not.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(storage.get(part_key(dataset, name)) or b"")).metadata
+        document = unseal(metadata[METADATA_KEY], name)
+        corpus = Corpus.parse(document["corpus"], name)
+        deleted = _deleted(document)
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, StoreError, SettingsError):
+        return False
+    if deleted:
+        write_part(storage, int(name.split("-")[1]), corpus, [], deleted, instead_of=name)
+    return True
+
+
+def _encode(
+    corpus: Corpus, utterances: Sequence[Utterance], deleted: Sequence[str], instead_of: str | None = None
+) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -272,6 +308,8 @@ def _encode(corpus: Corpus, utterances: Sequence[Utterance], deleted: Sequence[s
     document: dict[str, Any] = {"format": BASE_FORMAT, "corpus": corpus.model_dump(mode="json")}
     if deleted:
         document |= {"format": DELETING_FORMAT, "deleted": sorted(deleted)}
+    if instead_of:
+        document["instead_of"] = instead_of
     rows = [vars(u) for u in utterances]
     columns = {}
     for field in schema:

@@ -5,15 +5,18 @@ Commits go first and data after them, so that whoever reads meanwhile sees a row
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cache_schema.commits import commit_key, commit_names, read_commit
 from cache_schema.errors import DamagedError, StoreError
 from cache_schema.group import read_group
-from cache_schema.parts import part_key
+from cache_schema.parts import part_key, rescue_deletions
 from cache_schema.storage import Storage
 from cache_schema.store import FeatureStore, feature_folders
 from cache_schema.verify import Finding, verify
 
 SAFE_HOURS = 48.0
+UNKNOWN_DELETIONS = "If it deleted samples, they are back: delete them again."
 
 
 def repair(
@@ -29,17 +32,19 @@ def repair(
     """
     store.require_writable()
     damage = [finding for finding in verify(store, dataset, feature, deep) if finding.damage]
-    for finding in damage:
-        drop(store, finding)
-    return damage
+    return [drop(store, finding) for finding in damage]
 
 
-def drop(store: FeatureStore, finding: Finding) -> None:
+def drop(store: FeatureStore, finding: Finding) -> Finding:
     """Take the damaged thing away.
 
     A commit or a data file: the segment's commit, then its data. A part: the commits about its rows and their
-    data, then the part; `mer extract` appends the samples again. A feature's document: that alone; `mer extract`
-    with the same settings writes it again and finds its commits.
+    data, then the part; `mer extract` appends the samples again, and what the part deleted stays deleted where that
+    can still be read. A feature's document: that alone; `mer extract` with the same settings writes it again and
+    finds its commits.
+
+    Returns:
+        The finding, which says so where samples may have come back.
 
     Raises:
         StoreError: the store is read-only, or the finding is a leftover: `gc` removes these when they are old.
@@ -54,11 +59,15 @@ def drop(store: FeatureStore, finding: Finding) -> None:
             for segment in commit_names(storage, folder):
                 if segment.startswith(name.removeprefix("part-") + "-"):
                     _drop_segment(storage, folder, segment)
+        known = rescue_deletions(storage, finding.dataset, name)
         storage.delete(part_key(finding.dataset, name))
+        if not known:
+            return replace(finding, what=f"{finding.what} {UNKNOWN_DELETIONS}")
     elif finding.kind == "group":
         storage.delete(finding.file)
     elif finding.segment is not None:
         _drop_segment(storage, _folder(finding), finding.segment)
+    return finding
 
 
 def gc(store: FeatureStore, older_than_hours: float = SAFE_HOURS) -> list[Finding]:

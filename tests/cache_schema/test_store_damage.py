@@ -320,6 +320,27 @@ def test_repair_drops_what_is_damaged_and_only_that_is_extracted_again(copy: Pat
     assert len(kept) >= len(before) - 7, "the other segments were not touched"
 
 
+@pytest.mark.parametrize("where", ["rows", "document"])
+def test_repair_never_brings_deleted_samples_back_silently(copy: Path, where: str) -> None:
+    store = FeatureStore.open(copy, mode="a")
+    store.delete_samples("toy", ["u1", "u2"])
+    store.restore_samples("toy", ["u2"])
+    (file,) = copy.glob("samples/toy/part-00002-*")
+    data = bytearray(file.read_bytes())
+    data[{"rows": 5, "document": data.index(b'"deleted"') + 3}[where]] ^= 1
+    file.write_bytes(data)
+    (finding,) = repair(store)
+    assert finding.kind == "part"
+    if where == "rows":
+        assert "are back" not in finding.what
+        assert "u1" not in store.samples("toy"), "its sealed document tells what it deleted"
+        assert store.samples("toy").ids[-1] == "u2", "and in which place"
+    else:
+        assert finding.what.endswith("If it deleted samples, they are back: delete them again.")
+        assert "u1" in store.samples("toy")
+    assert damage_found(copy) == []
+
+
 def test_the_commit_goes_before_its_data(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cache_schema.storage.local import LocalStorage
 
