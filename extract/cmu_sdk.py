@@ -84,6 +84,9 @@ class Clips:
     Args:
         root: the data root.
         places: in order of preference; each below the root or up to two folders below it.
+
+    Attributes:
+        absent: paths that were sought and are not there.
     """
 
     def __init__(self, root: Path, places: Sequence[Place]) -> None:
@@ -92,6 +95,7 @@ class Clips:
         self._places = [(base, place) for place in places for base in bases if (base / _fixed(place)).is_dir()]
         self._first = places[0]
         self._names: dict[Path, set[str]] = {}
+        self.absent: set[str] = set()
 
     def find(self, video: str, clip: int) -> tuple[str, bool, bool]:
         """(path relative to the root, whether it is the whole video, whether it is there)."""
@@ -102,7 +106,9 @@ class Clips:
                 return (folder / name).relative_to(self._root).as_posix(), place.whole, True
         base, place = self._places[0] if self._places else (self._root, self._first)
         path = base / place.folder.format(video=video) / place.name.format(video=video, clip=clip)
-        return path.relative_to(self._root).as_posix(), place.whole, False
+        relative = path.relative_to(self._root).as_posix()
+        self.absent.add(relative)
+        return relative, place.whole, False
 
     def _listing(self, folder: Path) -> set[str]:
         if folder not in self._names:
@@ -266,10 +272,10 @@ def require_sentiment(where: str, value: float) -> float:
 
 
 def summed_up(
-    corpus: Corpus, utterances: list[Utterance], folds: dict[str, Split], official: dict[str, int], root: Path
+    corpus: Corpus, utterances: list[Utterance], folds: dict[str, Split], official: dict[str, int], clips: Clips
 ) -> Enumeration:
     """The corpus with its notes: absent clips and texts, videos outside the folds, counts that are not official."""
-    missing = [u.id for u in utterances if u.path and not (root / u.path).is_file()]
+    missing = [u.id for u in utterances if u.path in clips.absent]
     notes = [f"{len(missing)} of {len(utterances)} clips are absent: {some(missing)}."] if missing else []
     if without := [u.id for u in utterances if u.text is None]:
         notes.append(f"{len(without)} of {len(utterances)} clips have no transcript: {some(without)}.")

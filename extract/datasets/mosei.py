@@ -162,7 +162,7 @@ def enumerate_corpus(root: Path, probe: Probe) -> Enumeration:
         _utterance(root, key, label, folds.get(key[0]), lines.get(key), clips, probe)
         for key, label in ordered(labels, folds)
     ]
-    found = summed_up(CORPUS, utterances, folds, OFFICIAL_COUNTS, root)
+    found = summed_up(CORPUS, utterances, folds, OFFICIAL_COUNTS, clips)
     found.notes.extend(notes)
     if {split: sum(u.split == split for u in utterances) for split in SEQUENCE_COUNTS} == SEQUENCE_COUNTS:
         found.notes.append("these are the counts of the label sequence alone; label.csv lists the official sentences.")

@@ -111,7 +111,7 @@ def enumerate_corpus(root: Path, probe: Probe) -> Enumeration:
         _utterance(root, video, clip, value, folds.get(video), spans.get((video, clip)), texts, clips, probe)
         for (video, clip), value in ordered(sentiments, folds)
     ]
-    return summed_up(CORPUS, utterances, folds, OFFICIAL_COUNTS, root)
+    return summed_up(CORPUS, utterances, folds, OFFICIAL_COUNTS, clips)
 
 
 def _transcripts(root: Path) -> dict[tuple[str, int], str | None]:
