@@ -91,13 +91,18 @@ class UtteranceTable(Sequence[Utterance]):
             raise self._no_part(error) from error
 
     def _values(self, table: Any, name: str) -> list[Any]:
+        import pyarrow as pa
+
         if name not in table.column_names:
             return [{} if name in MAPS else None for _ in range(len(table))]
-        values: list[Any] = table.column(name).to_pylist()
+        column = table.column(name)
+        values: list[Any] = column.to_pylist()
         try:
             if name in MAPS:
                 return [dict(pairs or ()) for pairs in values]
-            return [tuple(value) if isinstance(value, list) else value for value in values]
+            if pa.types.is_list(column.type):
+                return [None if value is None else tuple(value) for value in values]
+            return values
         except (TypeError, ValueError) as error:
             raise self._no_part(error) from error
 
