@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema.errors import DataError, SettingsError
+from cache_schema.parts import Samples
 from cache_schema.samples import Utterance
 from cache_schema.store import FeatureStore
 from extract import checkpoints, pipeline
@@ -237,8 +238,7 @@ def _report(
 ) -> Report:
     features = []
     failed: set[str] = set()
-    samples = len(store.samples(dataset).ids)
-    paths = {u.id: (u.path, u.sound) for u in store.samples(dataset).utterances}
+    samples = store.samples(dataset)
     for job in jobs:
         feature = _feature(store, dataset, job)
         status, failures, absences = feature.status(), feature.failures(), feature.absences()
@@ -255,17 +255,18 @@ def _report(
                 encoded=job.encoded,
                 missing=status.missing,
                 random_weights=job.spec.random_weights,
-                reasons=_grouped({**failures, **absences}, paths),
+                reasons=_grouped({**failures, **absences}, samples),
             )
         )
-    return Report(dataset, store.location, tuple(features), len(failed), samples, tuple(notes), seconds, timing)
+    return Report(dataset, store.location, tuple(features), len(failed), len(samples), tuple(notes), seconds, timing)
 
 
-def _grouped(reasons: dict[str, str], paths: dict[str, tuple[str | None, str | None]]) -> dict[str, int]:
+def _grouped(reasons: dict[str, str], samples: Samples) -> dict[str, int]:
     """How many utterances have each reason, most frequent first; the clip's own name is no part of a reason."""
+    files = [samples.column(name) for name in ("path", "sound")] if reasons else []
     bare = []
     for id_, reason in reasons.items():
-        for path in paths.get(id_, ()):
-            reason = reason.removeprefix(f"{path}: ")
+        for column in files:
+            reason = reason.removeprefix(f"{column[samples.numbers[id_]]}: ")
         bare.append(reason)
     return dict(Counter(bare).most_common())
