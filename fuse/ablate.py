@@ -27,7 +27,7 @@ from fuse.protocols import Protocol
 from fuse.run import Run
 from fuse.seeds import Progress, Workers
 from fuse.tables import Column, Row, Table
-from fuse.train import request_of, settings, train_run, versions
+from fuse.train import Result, request_of, settings, train_run, versions
 from fuse.train_config import TrainConfig
 
 STANDS_FOR = {

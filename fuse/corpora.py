@@ -243,12 +243,13 @@ class Opened:
 
     def names_of(self, modalities: Sequence[str]) -> dict[str, str]:
         """The features of these modalities, and of the companions that were asked for, by name and fingerprint."""
-        asked = self.request.features or {}
-        return {
-            name: f"{f.name}@{f.fingerprint}"
-            for name, f in self._all(self.first).items()
-            if name in modalities or (name in asked and name not in self.features[self.first])
-        }
+        asked, companions = self.request.features or {}, self.companions[self.first].companions
+        names = list(modalities)
+        for name, companion in companions.items():
+            if name in asked and {companion.modality, *companion.needs} <= set(modalities):
+                names.append(name)
+        read = self._all(self.first)
+        return {name: f"{read[name].name}@{read[name].fingerprint}" for name in names}
 
     def rows_digest(self, ids: Sequence[str]) -> dict[str, str]:
         """Per modality and companion, a digest of the features of these utterances."""
