@@ -73,6 +73,8 @@ class Description(Spec):
     id_pattern: str | None = None
     """Regular expression for a whole id with the groups dialogue, turn or speaker, as
     `(?P<dialogue>.+)_(?P<turn>[0-9]+)`; it fills what the files do not say."""
+    notes: tuple[str, ...] = ()
+    """What whoever uses this release should know; said after each import."""
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def import_features(
         corpus = corpus_of(dataset, foreign, config)
         ids = [u.id for u in utterances]
         surveys = [survey(feature, ids, dtype, non_finite) for feature in foreign.features]
-        notes = [*foreign.notes, *(note for found in surveys for note in _notes(found))]
+        notes = [*config.notes, *foreign.notes, *(note for found in surveys for note in _notes(found))]
         seconds = [u.duration for u in utterances]
         specs = [_spec(format_name, found, seconds, non_finite) for found in surveys]
 

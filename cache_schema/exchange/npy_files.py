@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ from cache_schema.exchange.pickles import unpickle
 MAX_MEMBER_BYTES = 4 << 30
 """A larger array in an `.npz` file, or one that unpacks to more, is refused."""
 
+_NO_ARRAY = (OSError, ValueError, TypeError, SyntaxError, OverflowError, EOFError, RecursionError, tokenize.TokenError)
+"""What numpy raises about the head of a file that is no array."""
+
 
 def read_npy(path: Path) -> NDArray[Any]:
     """The array in a `.npy` file.
@@ -25,7 +30,7 @@ def read_npy(path: Path) -> NDArray[Any]:
     """
     try:
         return np.array(np.lib.format.open_memmap(path, mode="r"))
-    except (OSError, ValueError, TypeError, SyntaxError, OverflowError, EOFError) as error:
+    except _NO_ARRAY as error:
         raise DataError(f"{path} cannot be read as an array of numbers: {first_line(error)}.") from error
 
 

@@ -6,6 +6,7 @@ A feature is read twice: once to look at every number before anything is written
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -121,7 +122,7 @@ def stored_row(
         if values.shape != (frames, *spec.tail):
             raise DataError(f"{where}: {spec.name} has the shape {values.shape}, not {(frames, *spec.tail)}.")
         if values.dtype.kind == "f":
-            finite = np.isfinite(values).reshape(frames, -1)
+            finite = np.isfinite(values).reshape(frames, math.prod(spec.tail))
             if not finite.all():
                 keep &= finite.all(axis=1)
                 if found is not None:

@@ -10,8 +10,11 @@ column is the row of `transcripts.csv`, counted from 0. The other columns of `te
 The last column of the `0` files is the polarity, which stands in `transcripts.csv` too; all four are compared. The
 lines of a split are not in the order of the transcripts. The third column of the transcripts is a number of the video.
 
-There is no validation split: cut one from train by video (`dialogue`), or import under the official folds with
-`--folds cmu_standard_folds.json:mosi`. There are no sentiment scores, only their sign.
+There are no sentiment scores, only their sign, and no validation split: cut one from train by video (`dialogue`).
+The text and vision features are of networks that were trained on the labels of these 1447 utterances. So the test
+split is fair, a validation part cut from train looks better than it is, and other splits mean nothing: logistic
+regression gets an accuracy of .753 on text, .551 on speech and .523 on vision under this split, and under the official
+folds (`--folds cmu_standard_folds.json:mosi`), which test on some of the 1447, .926, .520 and .837.
 
 Known defects of the release: bOL9jKpeJRs_24 and _25, and d6hH302o4v8_27 and _34, have the same words and the same
 numbers in text and vision; 9qR7uwkblbs_33 and 8qrpnFRGt2A_13, of different videos and polarities, the same in vision.
@@ -36,6 +39,10 @@ SETTINGS: dict[str, Any] = {
     "title": "CMU-MOSI: Multimodal Corpus of Sentiment Intensity (Zadeh et al., 2016), utterance features of "
     "Poria et al. (ACL 2017)",
     "licence": "CMU-MOSI is for research",
+    "notes": (
+        "The text and vision features were trained on the labels of these train utterances: keep this train and test "
+        "split (under other folds test results are far too good), and take a validation part as no more than a guide.",
+    ),
     "id_pattern": r"(?P<dialogue>.+)_(?P<turn>[0-9]+)",
     "targets": {"polarity": {"kind": "classification", "classes": ["negative", "positive"], "codes": ["0", "1"]}},
     "samples": {"file": "transcripts.csv", "id": 0, "text": 1, "labels": {"polarity": 3}},
