@@ -38,8 +38,9 @@ PREFERS = {
     "text": ("roberta", "bert", "koelectra"),
     "speech": ("hubert", "logmel", "mfcc"),
     "vision": ("resnet", "vit"),
+    "physiology": ("physio",),
 }
-INPUTS = {"text": (768,), "speech": (768,), "vision": (512,)}
+INPUTS = {"text": (768,), "speech": (768,), "vision": (512,), "physiology": (40,)}
 TRAINING = TrainConfig(lr=1e-3, batch_size=32, max_epochs=100, patience=5)
 ABLATIONS: dict[str, dict[str, object]] = {}
 TABLES: tuple[Table, ...] = ()
