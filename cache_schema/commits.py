@@ -169,10 +169,13 @@ def read_commit(storage: Storage, folder: str, name: str, group: Group) -> Commi
         DamagedError: its bytes are not those that were written, or it is another segment's or feature's.
         StoreError: it has a newer format.
     """
+    data = storage.get(commit_key(folder, name))
+    return None if data is None else parse_commit(data, folder, name, group)
+
+
+def parse_commit(data: bytes, folder: str, name: str, group: Group) -> Commit:
+    """The commit whose document is `data`; errors as in `read_commit`."""
     key = commit_key(folder, name)
-    data = storage.get(key)
-    if data is None:
-        return None
     document = unseal(data, key)
     require_known_format(document, key)
     try:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cache_schema.arrays import StoredArray, open_array, read_frames
 from cache_schema.canonical import canonical_bytes, sha256_hex
-from cache_schema.commits import Commit, planned_segments, read_commit, require_planned, shard_path
+from cache_schema.commits import Commit, commit_key, parse_commit, planned_segments, require_planned, shard_path
 from cache_schema.errors import REPAIR, DamagedError, MissingFeature, StoreError
 from cache_schema.feature_spec import ArraySpec, FeatureSpec
 from cache_schema.group import Group
@@ -133,9 +133,10 @@ class Feature:
         """
         planned = planned_segments(self._group, self.samples)
         commits = {}
-        for name in self._committed:
-            commit = read_commit(self._storage, self.folder, name, self._group)
-            if commit is not None:
+        documents = self._storage.get_all([commit_key(self.folder, name) for name in self._committed])
+        for name, data in zip(self._committed, documents, strict=True):
+            if data is not None:
+                commit = parse_commit(data, self.folder, name, self._group)
                 require_planned(planned, commit, self.folder)
                 commits[name] = commit
         return commits
@@ -215,17 +216,20 @@ class Feature:
             StoreError: the feature has no such array.
         """
         specs = [self._array_spec(name) for name in arrays]
-        rows = self.samples.rows[[self.samples.number(id_) for id_ in ids]] if len(ids) else np.empty(0, np.int64)
-        present = self._table.state[rows] == STATES.index("done")
-        if missing == "raise" and not present.all():
-            lacking = np.flatnonzero(~present).tolist()
-            more = f" {len(lacking) - 1} more samples have none." if len(lacking) > 1 else ""
-            first = ids[lacking[0]]
-            raise MissingFeature(f"{self._label}: sample {first!r} {_why(*self._state(first))}.{more}")
+        rows, present = self._rows_of(ids, missing)
         offsets = np.concatenate([[0], np.cumsum(self._table.frames[rows])]).astype(np.int64)
         loaded = {spec.name: np.empty((offsets[-1], *spec.tail), spec.dtype) for spec in specs}
         self._read_rows(rows, offsets, loaded, threads)
         return Ragged(loaded, offsets, present)
+
+    def lengths(self, ids: Sequence[str], missing: Literal["raise", "mask"] = "raise") -> NDArray[np.int64]:
+        """Frames of each sample, (n,); no data are read. Errors as in `load`; masked samples have none."""
+        rows, _ = self._rows_of(ids, missing)
+        return self._table.frames[rows]
+
+    def rows_per_segment(self, part: int) -> int:
+        """Rows of a segment of the part with this index."""
+        return self._group.plan.rows_per_segment(self.samples.parts[part].utterances, self.spec)
 
     def summary(self) -> dict[str, Any]:
         """What `mer store ls` and `show` say: what it is, how much there is, who made it, when and with what."""
@@ -295,6 +299,19 @@ class Feature:
             self._in_order[segment] if segment >= 0 else None,
             int(self._table.row[row]),
         )
+
+    def _rows_of(
+        self, ids: Sequence[str], missing: Literal["raise", "mask"]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The samples' rows, rows being counted through all parts, and which of them have arrays."""
+        rows = self.samples.rows[[self.samples.number(id_) for id_ in ids]] if len(ids) else np.empty(0, np.int64)
+        present = self._table.state[rows] == STATES.index("done")
+        if missing == "raise" and not present.all():
+            lacking = np.flatnonzero(~present).tolist()
+            more = f" {len(lacking) - 1} more samples have none." if len(lacking) > 1 else ""
+            first = ids[lacking[0]]
+            raise MissingFeature(f"{self._label}: sample {first!r} {_why(*self._state(first))}.{more}")
+        return rows, present
 
     def _reasons(self, wanted: str) -> dict[str, str]:
         rows = self.samples.rows

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from cache_schema.canonical import sha256_hex
-from cache_schema.commits import Commit, commit_key, commit_names, planned_segments, read_commit, require_planned
+from cache_schema.commits import Commit, commit_key, commit_names, parse_commit, planned_segments, require_planned
 from cache_schema.errors import DamagedError, StoreError
 from cache_schema.group import Group, group_key, read_group
 from cache_schema.parts import Part, Samples, part_key, part_names, read_part
@@ -142,13 +142,12 @@ def _read_documents(storage: Storage, at: Finding, folder: str, listed: list[_Li
             yield _leftover(replace(at, file=folder))
         return
     commits = []
-    for name in names:
+    keys = [commit_key(folder, name) for name in names]
+    for name, key, data in zip(names, keys, storage.get_all(keys), strict=True):
         try:
-            commit = read_commit(storage, folder, name, group)
+            commits += [parse_commit(data, folder, name, group)] if data is not None else []
         except DamagedError as error:
-            yield replace(at, kind="commit", segment=name, file=commit_key(folder, name), what=str(error))
-        else:
-            commits += [commit] if commit is not None else []
+            yield replace(at, kind="commit", segment=name, file=key, what=str(error))
     listed.append(_Listed(at, folder, group, commits))
 
 
@@ -158,6 +157,8 @@ def _verify_feature(
     planned = planned_segments(one.group, samples)
     present = storage.files(one.folder)
     accounted = {"zarr.json", *(f"commits/{name}.json" for name in commit_names(storage, one.folder))}
+    small = [f"{one.folder}/{c.folder}/{path}" for c in one.commits for path in c.files if path.endswith("zarr.json")]
+    documents = dict(zip(small, storage.get_all(small), strict=True))
     for commit in one.commits:
         name = commit.segment.name
         if commit.part not in damaged:
@@ -174,8 +175,10 @@ def _verify_feature(
                 wrong = "is missing"
             elif present[inside] != file.size:
                 wrong = f"has {present[inside]} bytes instead of {file.size}"
-            elif (deep or path.endswith("zarr.json")) and sha256_hex(storage.get(key) or b"") != file.sha256:
-                wrong = "does not match the sha256 in its commit"
+            elif key in documents or deep:
+                data = documents[key] if key in documents else storage.get(key)
+                if sha256_hex(data or b"") != file.sha256:
+                    wrong = "does not match the sha256 in its commit"
             if wrong:
                 yield replace(one.at, segment=name, file=key, what=wrong)
     committed = {commit.folder for commit in one.commits}

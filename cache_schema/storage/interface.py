@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import uuid
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, ClassVar
 
@@ -80,6 +81,10 @@ class Storage(ABC):
     @abstractmethod
     def get(self, key: str) -> bytes | None:
         """The bytes under `key`, or None where there is no such file."""
+
+    def get_all(self, keys: Sequence[str]) -> Iterable[bytes | None]:
+        """What `get` says of each of many small files, in order."""
+        return map(self.get, keys)
 
     @abstractmethod
     def size(self, key: str) -> int | None:
