@@ -167,7 +167,7 @@ def epoch_bar(runs: int) -> Iterator[Callable[[Epoch], None]]:
     with _bar("train") as show:
         yield lambda epoch: show(
             next(seen),
-            runs * epoch.max_epochs,
+            runs * epoch.folds * epoch.max_epochs,
             f"seed {epoch.seed}, epoch {epoch.epoch}: validation loss {epoch.val_loss:.3f}",
         )
 

@@ -8,6 +8,24 @@ from typing import Annotated, Literal
 import typer
 
 from terminal import OUT, epoch_bar, metrics_table, print_architecture, print_json, print_result, table_of
+from verbs import studies
+from verbs.fuse_options import (
+    Arch,
+    Device,
+    Features,
+    Folds,
+    Groups,
+    Jobs,
+    Labels,
+    Modalities,
+    Out,
+    Seeds,
+    Settings,
+    TargetName,
+    TestOn,
+    Val,
+    protocol_of,
+)
 from verbs.options import DEFAULT_STORE, AsJson, DatasetName, StorePath, listed, pairs
 
 app = typer.Typer(
@@ -47,22 +65,30 @@ def fuse_show(
 
 @app.command("train")
 def fuse_train(
-    arch: Annotated[str, typer.Option(help="The architecture; `mer fuse archs` lists them.")],
+    arch: Arch,
     dataset: DatasetName,
     store: StorePath = DEFAULT_STORE,
-    seeds: Annotated[int, typer.Option(min=1, help="Train with the seeds 0 to N-1.")] = 5,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="field=value; repeatable. See `mer fuse show`.")
-    ] = None,
-    modalities: Annotated[str, typer.Option(help="Comma-separated, as text,speech; default all there are.")] = "",
-    features: Annotated[str, typer.Option(help="Other features than preferred, as text=roberta@1a2b,vision=vit.")] = "",
-    target: Annotated[str | None, typer.Option(help="What to predict; default the dataset's first target.")] = None,
-    out: Annotated[Path, typer.Option(help="Where the run's folder is made.")] = Path("runs"),
-    device: Annotated[str, typer.Option(help="torch device.")] = "cpu",
-    jobs: Annotated[int | None, typer.Option(min=1, help="Seeds at a time on the CPU; default one per core.")] = None,
+    seeds: Seeds = 5,
+    settings: Settings = None,
+    modalities: Modalities = "",
+    features: Features = "",
+    target: TargetName = None,
+    folds: Folds = "official",
+    val: Val = "",
+    groups: Groups = None,
+    test_on: TestOn = "",
+    labels: Labels = "",
+    out: Out = Path("runs"),
+    device: Device = "cpu",
+    jobs: Jobs = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write curves for TensorBoard, too.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever was interrupted.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train an architecture on cached features, with several seeds; the test split is opened once, at the end.
+
+    Several datasets, joined by commas, are trained on jointly. A training that was interrupted goes on when the same
+    command is given again, to the same result.
 
     Example: mer fuse train --arch hff --dataset meld --seeds 5 --set time=dialogue
     """
@@ -78,9 +104,12 @@ def fuse_train(
             target=target,
             assignments=settings or [],
             seeds=seeds,
+            protocol=protocol_of(folds, val, groups, test_on, labels),
             out=out,
             device=device,
             jobs=jobs,
+            tensorboard=tensorboard,
+            fresh=fresh,
             progress=progress,
         )
     if as_json:
@@ -113,3 +142,6 @@ def fuse_eval(
         if found["identical"]
         else "Not identical to what the run recorded."
     )
+
+
+studies.add_to(app)
