@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
+import wave
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
@@ -198,6 +199,15 @@ def find_file(root: Path, names: Sequence[str], depth: int = 2) -> Path | None:
     if len(found) > 1:
         raise DataError(f"{found[0].name} and {found[1]} are both there, the first at {found[0].parent}. Keep one.")
     return found[0] if found else None
+
+
+def sound_seconds(file: Path, probe: Probe) -> float | None:
+    """The duration in seconds by the header: of a WAV file its first bytes, a thousand times as quick, else `probe`."""
+    try:
+        with wave.open(str(file)) as sound:
+            return float(sound.getnframes() / sound.getframerate())
+    except (wave.Error, EOFError, OSError, ZeroDivisionError):
+        return probe(file)
 
 
 def require_text(where: str, what: str, text: str) -> str | None:

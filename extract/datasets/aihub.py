@@ -42,6 +42,7 @@ from extract.dataset import (
     read_text,
     require_root,
     some,
+    sound_seconds,
 )
 
 SUMMARY = "AI-Hub 263: 43,991 Korean utterances to a dialogue app, seven emotions by five annotators (sound, text)"
@@ -94,7 +95,7 @@ def enumerate_corpus(root: Path, probe: Probe) -> Enumeration:
         path = clips.pop(name, None)
         if path is None:
             missing.append(name)
-        utterances.append(_utterance(record, name, path, probe(root / path) if path else None))
+        utterances.append(_utterance(record, name, path, sound_seconds(root / path, probe) if path else None))
     notes = [f"{copies} clips are there twice; the first was read."] if copies else []
     if missing:
         notes.append(f"{len(missing)} of {len(utterances)} clips are absent: {some(missing)}.")

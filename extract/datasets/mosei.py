@@ -54,6 +54,7 @@ from extract.dataset import (
     read_text,
     require_root,
     require_text,
+    sound_seconds,
 )
 
 SUMMARY = "CMU-MOSEI: 22,856 sentences of YouTube monologues, sentiment and six emotions (video, sound, text)"
@@ -237,7 +238,7 @@ def _utterance(
     path, whole, there = clips.find(video, clip)
     if whole and line is None:
         raise DataError(f"{path} is a whole video, and no transcript says where clip {clip} lies in it.")
-    duration = line.end - line.start if line else probe(root / path) if there else None
+    duration = line.end - line.start if line else sound_seconds(root / path, probe) if there else None
     emotions = zip(EMOTIONS, label.emotions or (), strict=False)
     return Utterance(
         id=f"{video}_{clip}",

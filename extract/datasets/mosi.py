@@ -49,6 +49,7 @@ from extract.dataset import (
     read_text,
     require_root,
     require_text,
+    sound_seconds,
 )
 
 SUMMARY = "CMU-MOSI: 2,199 clips of 93 film reviews, sentiment from -3 to 3 (video, sound, text)"
@@ -146,7 +147,7 @@ def _utterance(
     path, whole, there = clips.find(video, clip)
     if whole and span is None:
         raise DataError(f"{path} is a whole video, and nothing says where clip {clip} lies in it: add the .csd file.")
-    duration = span[1] - span[0] if span else probe(root / path) if there else None
+    duration = span[1] - span[0] if span else sound_seconds(root / path, probe) if there else None
     return Utterance(
         id=f"{video}_{clip}",
         path=path,

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from cache_schema.errors import DataError
 from cache_schema.samples import Corpus, Target, Utterance
-from extract.dataset import SEE_LAYOUT, Enumeration, Probe, entries, folders_below, require_root, some
+from extract.dataset import SEE_LAYOUT, Enumeration, Probe, entries, folders_below, require_root, some, sound_seconds
 
 SUMMARY = "RAVDESS: 1,440 acted utterances of 24 actors, eight emotions, two intensities (video, sound, text)"
 LAYOUT = """\
@@ -131,7 +131,7 @@ def _utterance(root: Path, code: str, by_modality: dict[str, Path], probe: Probe
         id=code,
         path=path.relative_to(root).as_posix(),
         sound=sound.relative_to(root).as_posix() if sound else None,
-        duration=probe(path),
+        duration=sound_seconds(path, probe),
         text=STATEMENTS[statement - 1],
         speaker=f"Actor_{actor:02}",
         labels={"emotion": EMOTIONS[emotion - 1], "intensity": INTENSITIES[intensity - 1]},
