@@ -3,8 +3,8 @@
     kill PLACE FIRST EVERY    for each traced step from FIRST on, EVERY apart: a forked writer is killed there,
                               then another process checks the store, finishes and collects what was left
     race PLACE WRITERS        so many forked writers commit every segment at once; prints what each one won
-    share PLACE WRITERS       so many writers extract what is to do while one process reads all that there is;
-                              prints what each writer committed, and the reader's passes
+    share PLACE WRITERS       so many writers extract what is to do, while one process reads all that there is and one
+                              deletes and corrects samples; prints what each writer committed, and the reader's passes
     append PLACE WRITERS      so many processes append rows of their own at once
 
 A place is a folder or a URL. The parent of the forks touches neither zarr nor obstore itself: their threads would
@@ -201,6 +201,23 @@ def read(place: str, number: int, start: Any, results: Any) -> None:
     results.put((number, {"passes": passes, "seen": len(seen)}))
 
 
+def edit(place: str, number: int, start: Any, results: Any) -> None:
+    """Delete two samples and correct one, then extract whatever is missing."""
+    store = FeatureStore.open(place, mode="a")
+    start.wait()
+    store.delete_samples("toy", ["u20", "u21"])
+    store.append_samples(corpus(), [utterances(1)[0].model_copy(update={"text": "other words"})])
+    mine = []
+    while True:
+        one = store.writer("toy", spec(), PLAN)
+        for segment in one.todo():
+            if one.commit(segment, rows(one, segment), [None] * len(segment), PROVENANCE):
+                mine.append(segment.name)  # noqa: PERF401
+        if store.feature("toy", "toynet").status().missing == 0:
+            break
+    results.put((number, mine))
+
+
 def append(place: str, number: int, start: Any, results: Any) -> None:
     store = FeatureStore.open(place, mode="a")
     start.wait()
@@ -215,5 +232,5 @@ if __name__ == "__main__":
         kill(place, int(sys.argv[3]), int(sys.argv[4]))
     else:
         many = int(sys.argv[3])
-        of = {"race": [commit_all] * many, "share": [*[extract] * many, read], "append": [append] * many}
+        of = {"race": [commit_all] * many, "share": [*[extract] * many, read, edit], "append": [append] * many}
         print(json.dumps(together(place, of[verb])))  # noqa: T201 - the result

@@ -163,6 +163,13 @@ def test_s3_keeps_what_it_acknowledged_when_the_answer_was_lost(s3: str, monkeyp
     assert open_storage(s3).put_if_absent("a.json", b"mine")
 
 
+def test_who_wins_on_s3_is_what_is_read_back_whatever_the_server_said(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = open_storage(s3)
+    assert storage.put_if_absent("a.json", b"another's")
+    monkeypatch.setattr(obstore, "put", lambda *given, **named: {"e_tag": "of nothing", "version": None})
+    assert not storage.put_if_absent("a.json", b"mine")
+
+
 def test_a_server_that_ignores_conditions_is_refused(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = obstore.put
     store = FeatureStore.open(f"{s3}/earlier", mode="a")
