@@ -103,7 +103,7 @@ def extract(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The dataset's name in the store; default its own.")] = None,
-    crop: Annotated[str, typer.Option(help="Which part of a picture the vision encoders see: whole.")] = "whole",
+    crop: Annotated[str, typer.Option(help="What of a picture the vision encoders see: whole or face.")] = "whole",
     settings: Annotated[list[str] | None, typer.Option("--set", help="encoder.field=value; repeatable.")] = None,
     device: Annotated[str, typer.Option(help="torch device; auto takes a GPU where there is one.")] = "auto",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N utterances (whole segments).")] = None,

@@ -30,8 +30,11 @@ from pydantic import Field
 from cache_schema.rows import Absent, Failed, Row
 from cache_schema.samples import Utterance
 from cache_schema.settings import Spec
+from extract.faces import FaceTrack
 
-Stream = Literal["text", "audio", "video"]
+Stream = Literal["text", "audio", "video", "face"]
+"""What a clip may have or lack; `face` is a face in its pictures."""
+Crop = Literal["whole", "face"]
 Languages = tuple[str, ...] | Literal["any"]
 
 
@@ -52,8 +55,9 @@ class VisionConfig(EncoderConfig):
 
     fps: float = Field(default=5.0, gt=0, le=240)
     """Frames read per second of the clip, sampled by time and not by index."""
-    crop: Literal["whole"]
-    """whole: the whole frame, resized to the encoder's square (aspect not kept, as ViTImageProcessor does)."""
+    crop: Crop
+    """whole: the whole frame, resized to the encoder's square (aspect not kept, as ViTImageProcessor does); face: the
+    square around the face that is seen largest for longest, the same for the whole clip (`extract/faces.py`)."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,12 @@ class FrameRequest:
     Attributes:
         fps: frames per second of the clip.
         crop: which part of the picture.
-        size: side of the square, in pixels.
+        size: side of the square, in pixels; None for an encoder that reads the face and no pixels.
     """
 
     fps: float
-    crop: Literal["whole"]
-    size: int
+    crop: Crop
+    size: int | None
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,8 @@ class Needs:
         wanted: dict[Stream, bool] = {
             "text": self.text,
             "audio": self.audio_hz is not None,
-            "video": self.frames is not None,
+            "video": self.frames is not None and self.frames.crop == "whole",
+            "face": self.frames is not None and self.frames.crop == "face",
         }
         return tuple(stream for stream, read in wanted.items() if read)
 
@@ -104,6 +109,7 @@ class Clip:
         utterance: which one.
         audio: sampling rate in Hz -> mono samples in [-1, 1], float32 (samples,).
         frames: request -> RGB pictures, uint8 (frames, size, size, 3).
+        faces: frames per second -> the clip's face at those frames.
         media_sha256: digest of the clip's file, or None where it has none that could be read.
         sound_sha256: digest of the file that the sound was read from: the clip's, or one of its own.
         unreadable: stream -> why an encoder of that stream cannot run: `Absent` where the clip has no such
@@ -113,6 +119,7 @@ class Clip:
     utterance: Utterance
     audio: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     frames: dict[FrameRequest, NDArray[np.uint8]] = field(default_factory=dict)
+    faces: dict[float, FaceTrack] = field(default_factory=dict)
     media_sha256: str | None = None
     sound_sha256: str | None = None
     unreadable: dict[Stream, Absent | Failed] = field(default_factory=dict)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pickle import UnpicklingError
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,7 @@ def feature_spec(
     arrays: tuple[ArraySpec, ...],
     rate_hz: float | None,
     nominal_rate_hz: float,
+    assets: Mapping[str, str] = MappingProxyType({}),
 ) -> FeatureSpec:
     """The specification of a feature that a transformers model computes; loads no weights.
 
@@ -44,6 +46,7 @@ def feature_spec(
         arrays: what is stored.
         rate_hz: frames per second where frames are on a clock, before any pooling.
         nominal_rate_hz: frames per second that segments are sized with, before any pooling.
+        assets: digests of what enters beside the checkpoint's own files.
     """
     rate_hz, nominal_rate_hz = rates(config, rate_hz, nominal_rate_hz)
     return FeatureSpec(
@@ -60,7 +63,7 @@ def feature_spec(
         revision=checkpoint.revision,
         weights_sha256=checkpoint.weights_sha256,
         random_weights=checkpoint.random,
-        assets=checkpoint.assets,
+        assets={**checkpoint.assets, **assets},
     )
 
 

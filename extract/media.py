@@ -8,7 +8,7 @@ Decoding is PyAV's (FFmpeg); FFmpeg's decoders conceal damage inside a picture, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from cache_schema.errors import first_line
 from cache_schema.rows import Absent, Failed
 from cache_schema.samples import Utterance
 from extract.encoder import Clip, FrameRequest, Needs, Stream
+from extract.faces import FaceTrack
 from extract.streams import (
     TOLERANCE_SHARE,
     MissedSeekError,
@@ -78,7 +79,7 @@ def decode(root: Path, utterance: Utterance, needs: Sequence[Needs]) -> Clip:
     heard = _decode(root, alone, [need for need in needs if "audio" in need.streams])
     seen = _decode(root, utterance, [need for need in needs if "audio" not in need.streams])
     unreadable = {**seen.unreadable, **heard.unreadable}
-    return Clip(utterance, heard.audio, seen.frames, seen.media_sha256, heard.sound_sha256, unreadable)
+    return Clip(utterance, heard.audio, seen.frames, seen.faces, seen.media_sha256, heard.sound_sha256, unreadable)
 
 
 def _decode(root: Path, utterance: Utterance, needs: Sequence[Needs]) -> Clip:
@@ -87,7 +88,7 @@ def _decode(root: Path, utterance: Utterance, needs: Sequence[Needs]) -> Clip:
     unreadable: dict[Stream, Absent | Failed] = {}
     if "text" in streams and not (utterance.text or "").strip():
         unreadable["text"] = Absent("the sample has no transcript")
-    media = [stream for stream in ("audio", "video") if stream in streams]
+    media = [stream for stream in ("audio", "video", "face") if stream in streams]
     if not media:
         return Clip(utterance, unreadable=unreadable)
     if utterance.path is None:
@@ -101,7 +102,7 @@ def _decode(root: Path, utterance: Utterance, needs: Sequence[Needs]) -> Clip:
     except Exception as error:  # noqa: BLE001 - a clip may break a decoder in any way; the run goes on without it
         failure = Failed(_reason(utterance, first_line(error)))
         return Clip(utterance, unreadable=unreadable | dict.fromkeys(media, failure))
-    return Clip(utterance, read.audio, read.frames, digest, digest, unreadable | read.unreadable)
+    return Clip(utterance, read.audio, read.frames, read.faces, digest, digest, unreadable | read.unreadable)
 
 
 class _Reading:
@@ -113,10 +114,14 @@ class _Reading:
         self.requests = list(dict.fromkeys(n.frames for n in needs if n.frames is not None))
         self.audio: dict[int, NDArray[np.float32]] = {}
         self.frames: dict[FrameRequest, NDArray[np.uint8]] = {}
+        self.faces: dict[float, FaceTrack] = {}
         self.unreadable: dict[Stream, Absent | Failed] = {}
+        self._again = False
 
     def run(self) -> None:
-        """Fill `audio`, `frames` and `unreadable`.
+        """Fill `audio`, `frames`, `faces` and `unreadable`.
+
+        The pictures of a long clip's face are cut in a second pass, when its square is known.
 
         Raises:
             StreamError: the file cannot be opened, is cut short, or holds neither sound nor pictures.
@@ -124,16 +129,26 @@ class _Reading:
         import av
 
         try:
-            with av.open(str(self.path), metadata_errors="replace") as container:
-                try:
-                    self._read(container, seek=(self.utterance.start or 0.0) > SEEK_BEYOND)
-                except MissedSeekError:
-                    container.seek(0)
-                    self._read(container, seek=False)
+            self._pass({})
+            if self._again:
+                self.rates = []
+                self.requests = [r for r in self.requests if r.crop == "face"]
+                self._pass(self.faces)
         except av.FFmpegError as error:
             raise StreamError(first_line(error)) from error
 
-    def _read(self, container: Any, seek: bool) -> None:
+    def _pass(self, faces: Mapping[float, FaceTrack]) -> None:
+        """Read the file once, with the faces that an earlier pass has followed."""
+        import av
+
+        with av.open(str(self.path), metadata_errors="replace") as container:
+            try:
+                self._read(container, (self.utterance.start or 0.0) > SEEK_BEYOND, faces)
+            except MissedSeekError:
+                container.seek(0)
+                self._read(container, False, faces)
+
+    def _read(self, container: Any, seek: bool, faces: Mapping[float, FaceTrack]) -> None:
         import av
 
         start = self.utterance.start or 0.0
@@ -154,7 +169,7 @@ class _Reading:
             frame_seconds = float(1 / pictures.average_rate) if pictures.average_rate else 0.04
             declared = _declared(pictures, origin, has_header)
             readers[pictures] = PictureReader(
-                window, declared, self.requests, frame_seconds, still, self.utterance.region
+                window, declared, self.requests, frame_seconds, still, self.utterance.region, faces
             )
         if seek:
             container.seek(int((start - SEEK_MARGIN + origin) * av.time_base))
@@ -168,7 +183,16 @@ class _Reading:
         if self.rates:
             self._collect("audio", readers.get(sound), lambda r: self.audio.update(r.finish(self.rates)))
         if self.requests:
-            self._collect("video", readers.get(pictures), lambda r: self.frames.update(r.finish()))
+            self._collect("video", readers.get(pictures), self._take_pictures)
+            if "video" in self.unreadable and any(request.crop == "face" for request in self.requests):
+                self.unreadable["face"] = self.unreadable["video"]
+
+    def _take_pictures(self, reader: PictureReader) -> None:
+        frames, faces, self._again = reader.finish()
+        self.frames.update(frames)
+        self.faces.update({fps: track for fps, track in faces.items() if track is not None})
+        if None in faces.values():
+            self.unreadable["face"] = Absent("no face was found in the clip")
 
     def _feed(self, container: Any, readers: dict[Any, Reader]) -> float | None:
         """Give every reader its frames; returns where the data end in file time, None when stopped before that."""

@@ -63,7 +63,7 @@ class Job:
 
     def source(self, clip: Clip) -> str | None:
         """Digest of the file that the feature was read from; a transcript stands in the samples."""
-        digests = {"audio": clip.sound_sha256, "video": clip.media_sha256}
+        digests = {"audio": clip.sound_sha256, "video": clip.media_sha256, "face": clip.media_sha256}
         return next((digests[stream] for stream in self.needs.streams if stream in digests), None)
 
     def encoder(self, device: str) -> Encoder:
@@ -280,7 +280,7 @@ def _nominal_bytes(wanted: _Wanted) -> int:
     duration = wanted.utterance.duration or 5.0
     rates = {n.audio_hz for n in wanted.needs if n.audio_hz is not None}
     pictures = {n.frames for n in wanted.needs if n.frames is not None}
-    per_second = 4 * sum(rates) + sum(p.fps * 3 * p.size**2 for p in pictures)
+    per_second = 4 * sum(rates) + sum(p.fps * 3 * (p.size or 0) ** 2 for p in pictures)
     return 4096 + int(duration * per_second)
 
 

@@ -7,7 +7,18 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("mer", "torch", "transformers", "av", "opencv-python", "numpy", "scipy", "zarr")
+PACKAGES = (
+    "mer",
+    "torch",
+    "transformers",
+    "av",
+    "opencv-python",
+    "mediapipe",
+    "openai-whisper",
+    "numpy",
+    "scipy",
+    "zarr",
+)
 
 
 def provenance(device: str) -> dict[str, object]:

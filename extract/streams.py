@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.encoder import FrameRequest
+from extract.encoder import Crop, FrameRequest
+from extract.faces import Face, FaceTrack, find_faces, follow
 
 TOLERANCE_SECONDS = 0.25
 TOLERANCE_SHARE = 0.02
@@ -170,6 +171,15 @@ class PictureReader(Reader):
 
     A picture is shown until the next one begins, the first also before its time. A window too short for a
     clock's first tick has the last picture that it shows.
+
+    Args:
+        window: the utterance's stretch of the file.
+        declared: where the stream ends by the file's header, in seconds.
+        requests: which pictures.
+        frame_seconds: how long a picture is shown where the file does not say.
+        still: the file is one picture.
+        region: the part of the picture that counts.
+        faces: frames per second -> the face that an earlier pass over the same stretch followed.
     """
 
     what = "the video"
@@ -182,11 +192,21 @@ class PictureReader(Reader):
         frame_seconds: float,
         still: bool,
         region: Region | None = None,
+        faces: Mapping[float, FaceTrack | None] | None = None,
     ) -> None:
         super().__init__(window, declared)
-        self._requests, self._frame_seconds, self._still = requests, frame_seconds, still
-        self._region = region
-        self._frames: dict[FrameRequest, list[NDArray[np.uint8]]] = {request: [] for request in requests}
+        self._frame_seconds, self._still, self._region = frame_seconds, still, region
+        clocks: dict[tuple[Crop, float], list[int]] = {}
+        for request in requests:
+            sizes = clocks.setdefault((request.crop, request.fps), [])
+            if request.size is not None:
+                sizes.append(request.size)
+        self._clocks: dict[tuple[Crop, float], WholePictures | FacePictures] = {
+            (crop, fps): WholePictures(sizes)
+            if crop == "whole"
+            else FacePictures(fps, sizes, (faces or {}).get(fps, "unknown"))
+            for (crop, fps), sizes in clocks.items()
+        }
         self._shown: Any = None
         self._since = 0.0
 
@@ -205,8 +225,13 @@ class PictureReader(Reader):
             return
         self._shown, self._since, self.reached = frame, at, at + duration
 
-    def finish(self) -> dict[FrameRequest, NDArray[np.uint8]]:
-        """The pictures of each request: RGB, uint8 (frames, size, size, 3).
+    def finish(self) -> tuple[dict[FrameRequest, NDArray[np.uint8]], dict[float, FaceTrack | None], bool]:
+        """The pictures, and the faces in them.
+
+        Returns:
+            The pictures of each request, RGB, uint8 (frames, size, size, 3); the face of each clock that asks for one,
+            None where no picture has one; and whether there were too many pictures of a face to keep, so that another
+            pass has to cut them.
 
         Raises:
             StreamError: the video is not all there.
@@ -214,25 +239,97 @@ class PictureReader(Reader):
         self.check()
         assert self.reached is not None
         self._take(until=self.reached)
-        lacking = [request for request in self._requests if not self._frames[request]]
+        lacking = [clock for clock in self._clocks.values() if not clock.ticks]
         if lacking:
             whole = _rgb(self._shown, self._region)
-            for request in lacking:
-                self._frames[request].append(_square(whole, request.size))
-        return {request: np.stack(frames) for request, frames in self._frames.items()}
+            for clock in lacking:
+                clock.add(whole, 1)
+        frames: dict[FrameRequest, NDArray[np.uint8]] = {}
+        faces: dict[float, FaceTrack | None] = {}
+        again = False
+        for (crop, fps), clock in self._clocks.items():
+            squares = clock.finish()
+            frames.update({FrameRequest(fps, crop, size): pictures for size, pictures in squares.items()})
+            if isinstance(clock, FacePictures):
+                faces[fps], again = clock.track, again or clock.too_many
+        return frames, faces, again
 
     def _take(self, until: float) -> None:
         """Keep the picture shown until then for every tick of a clock that falls under it."""
         start, end = self.window.start, self.window.end
         until = until if end is None else min(until, end)
         whole: NDArray[np.uint8] | None = None
-        for request, frames in self._frames.items():
-            ticks = 1 if self._still else math.ceil(round((until - start) * request.fps - 0.5, 6))
-            if len(frames) >= ticks:
-                continue
-            whole = _rgb(self._shown, self._region) if whole is None else whole
-            square = _square(whole, request.size)
-            frames.extend([square] * (ticks - len(frames)))
+        for (_, fps), clock in self._clocks.items():
+            ticks = 1 if self._still else math.ceil(round((until - start) * fps - 0.5, 6))
+            if clock.ticks < ticks:
+                whole = _rgb(self._shown, self._region) if whole is None else whole
+                clock.add(whole, ticks - clock.ticks)
+
+
+class WholePictures:
+    """The pictures of one clock, each resized once to every size that is asked for."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.ticks = 0
+        self._squares: dict[int, list[NDArray[np.uint8]]] = {size: [] for size in sizes}
+
+    def add(self, whole: NDArray[np.uint8], ticks: int) -> None:
+        """Take a picture that so many ticks in a row show."""
+        self.ticks += ticks
+        for size, squares in self._squares.items():
+            squares.extend([_square(whole, size)] * ticks)
+
+    def finish(self) -> dict[int, NDArray[np.uint8]]:
+        """Size -> pictures (ticks, size, size, 3)."""
+        return {size: np.stack(squares) for size, squares in self._squares.items()}
+
+
+class FacePictures:
+    """The pictures of one clock, cut to the square of the clip's face.
+
+    The square is known when the last picture has been seen. Until then the pictures wait, or, where they would be more
+    than `MOST_BYTES`, are let go, to be cut in another pass.
+
+    Args:
+        fps: of the clock.
+        sizes: that are asked for; none where only the face is.
+        track: what an earlier pass followed, None where it found no face; "unknown" in the first one.
+    """
+
+    MOST_BYTES = 128 << 20
+
+    def __init__(self, fps: float, sizes: Sequence[int], track: FaceTrack | Literal["unknown"] | None) -> None:
+        self.ticks, self.too_many, self.track = 0, False, None if track == "unknown" else track
+        self._known = track != "unknown"
+        self._fps, self._sizes = fps, sizes
+        self._found: list[list[Face]] = []
+        self._waiting: list[tuple[NDArray[np.uint8], int]] = []
+        self._squares = WholePictures(sizes)
+
+    def add(self, whole: NDArray[np.uint8], ticks: int) -> None:
+        """Take a picture that so many ticks in a row show."""
+        self.ticks += ticks
+        if self._known:
+            self._cut(whole, ticks)
+            return
+        self._found += [find_faces(whole)] * ticks
+        if self._sizes and not self.too_many:
+            self._waiting.append((whole, ticks))
+            if sum(picture.nbytes for picture, _ in self._waiting) > self.MOST_BYTES:
+                self.too_many, self._waiting = True, []
+
+    def finish(self) -> dict[int, NDArray[np.uint8]]:
+        """Size -> pictures (ticks, size, size, 3); empty without a face, and where another pass is needed."""
+        if not self._known:
+            self.track = follow(self._found, self._fps)
+            for whole, ticks in self._waiting:
+                self._cut(whole, ticks)
+        self.too_many = self.too_many and self.track is not None
+        return {} if self.track is None or self.too_many else self._squares.finish()
+
+    def _cut(self, whole: NDArray[np.uint8], ticks: int) -> None:
+        if self.track is not None:
+            self._squares.add(self.track.cut(whole), ticks)
 
 
 def _rgb(frame: Any, region: Region | None) -> NDArray[np.uint8]:

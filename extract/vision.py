@@ -6,7 +6,7 @@ normalisation are left to do; they run on the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_schema.errors import SettingsError
+from cache_schema.feature_spec import ArraySpec
 from cache_schema.rows import Failed, Row
+from extract import faces
 from extract.checkpoints import Checkpoint
 from extract.encoder import Clip, FrameRequest, VisionConfig
 from extract.frozen import inference, stored
+
+THERE = ArraySpec(name="there", dtype="bool", tail=())
+"""Whether a face was found in the frame."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,20 @@ class Pixels:
         return ((pixels - mean) / sd).to(dtype)
 
 
+def with_mask(config: VisionConfig, *arrays: ArraySpec) -> tuple[ArraySpec, ...]:
+    """The arrays of a feature of pictures; of faces with the sibling `there`, whether a frame has one.
+
+    Frames without a face are zero, and not to be read as anything.
+    """
+    masked = config.crop == "face" and config.pool == "none"
+    return (*arrays, THERE) if masked else arrays
+
+
+def face_assets(config: VisionConfig) -> dict[str, str]:
+    """Digest of the face model by name, where the pictures are of faces; errors as in `faces.face_model`."""
+    return {faces.MODEL: faces.face_model_sha256()} if config.crop == "face" else {}
+
+
 def encode_frames(
     clips: Sequence[Clip],
     request: FrameRequest,
@@ -87,7 +106,11 @@ def encode_frames(
     """
     if not clips:
         return
-    frames = [clip.frames[request] for clip in clips]
+    masks = [clip.faces[request.fps].there if request.crop == "face" else None for clip in clips]
+    frames = [
+        clip.frames[request] if mask is None else clip.frames[request][mask]
+        for clip, mask in zip(clips, masks, strict=True)
+    ]
     with inference():
         parts = [
             {name: tensor.float().cpu().numpy() for name, tensor in forward(batch).items()}
@@ -95,16 +118,25 @@ def encode_frames(
         ]
     ends = np.cumsum([len(f) for f in frames])[:-1]
     whole = {name: np.split(np.concatenate([part[name] for part in parts]), ends) for name in parts[0]}
-    for index in range(len(frames)):
-        row: dict[str, NDArray[np.generic]] = {}
-        for name, arrays in whole.items():
-            values = stored(arrays[index], config)
-            if isinstance(values, Failed):
-                yield values
-                break
-            row[name] = values
+    for index, mask in enumerate(masks):
+        yield masked_row({name: arrays[index] for name, arrays in whole.items()}, mask, config)
+
+
+def masked_row(found: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_] | None, config: VisionConfig) -> Row:
+    """A row of what was found in the frames where `mask` is true (None: in all), laid out on the clip's frames."""
+    row: dict[str, NDArray[np.generic]] = {}
+    for name, own in found.items():
+        values = stored(own, config)
+        if isinstance(values, Failed):
+            return values
+        if mask is not None and config.pool == "none":
+            row[name] = np.zeros((len(mask), *values.shape[1:]), values.dtype)
+            row[name][mask] = values
         else:
-            yield row
+            row[name] = values
+    if mask is not None and config.pool == "none":
+        row[THERE.name] = mask
+    return row
 
 
 def _batches(frames: Sequence[NDArray[np.uint8]], budget: int) -> Iterator[NDArray[np.uint8]]:

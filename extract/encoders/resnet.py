@@ -18,7 +18,7 @@ from cache_schema.rows import Row
 from extract.checkpoints import PREPROCESSOR, Checkpoint, HubCheckpoint
 from extract.encoder import Clip, Languages, Needs, VisionConfig
 from extract.frozen import budget_for, feature_spec, load
-from extract.vision import Pixels, encode_frames
+from extract.vision import Pixels, encode_frames, face_assets, with_mask
 
 SUMMARY = "ResNet: the average-pooled feature map of each video frame"
 MODALITY: Modality = "vision"
@@ -32,7 +32,7 @@ class Config(VisionConfig):
 
 
 def describe(config: Config, checkpoint: Checkpoint) -> FeatureSpec:
-    """What is stored for a clip: values (frames, channels).
+    """What is stored for a clip: values (frames, channels); with crop=face also there (frames,).
 
     Raises:
         SettingsError: the checkpoint is of another model.
@@ -40,7 +40,16 @@ def describe(config: Config, checkpoint: Checkpoint) -> FeatureSpec:
     checkpoint.expect("resnet")
     values = ArraySpec(name="values", dtype=config.output_dtype, tail=(checkpoint.config["hidden_sizes"][-1],))
     return feature_spec(
-        "resnet", MODALITY, "ResNetModel", VERSION, config, checkpoint, (values,), config.fps, config.fps
+        "resnet",
+        MODALITY,
+        "ResNetModel",
+        VERSION,
+        config,
+        checkpoint,
+        with_mask(config, values),
+        config.fps,
+        config.fps,
+        face_assets(config),
     )
 
 

@@ -6,6 +6,7 @@ layer. P patches lie on a square (14 x 14 for ViT-B/16 at 224 pixels), rows from
 
     values      (frames, D), or with `grid` (frames, 1 + g * g, D), the class token first
     attention   with `attention` (frames, P): the class token's attention to the patches in the last layer, head mean
+    there       with crop=face (frames,): whether the frame has a face; the others are zero
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from cache_schema.rows import Row
 from extract.checkpoints import PREPROCESSOR, Checkpoint, HubCheckpoint
 from extract.encoder import Clip, Languages, Needs, VisionConfig
 from extract.frozen import budget_for, feature_spec, load
-from extract.vision import Pixels, encode_frames
+from extract.vision import Pixels, encode_frames, face_assets, with_mask
 
 SUMMARY = "ViT: the class token of each video frame, on request with a grid of patch tokens"
 MODALITY: Modality = "vision"
@@ -63,7 +64,18 @@ def describe(config: Config, checkpoint: Checkpoint) -> FeatureSpec:
     arrays = [ArraySpec(name="values", dtype=config.output_dtype, tail=tail)]
     if config.attention:
         arrays.append(ArraySpec(name="attention", dtype=config.output_dtype, tail=(side**2,)))
-    return feature_spec("vit", MODALITY, "ViTModel", VERSION, config, checkpoint, tuple(arrays), config.fps, config.fps)
+    return feature_spec(
+        "vit",
+        MODALITY,
+        "ViTModel",
+        VERSION,
+        config,
+        checkpoint,
+        with_mask(config, *arrays),
+        config.fps,
+        config.fps,
+        face_assets(config),
+    )
 
 
 def needs(config: Config, checkpoint: Checkpoint) -> Needs:

@@ -18,6 +18,7 @@ from cache_schema.samples import Utterance
 from extract.checkpoints import Checkpoint, resolve
 from extract.encoder import Clip, EncoderConfig, Needs
 from extract.encoders import ENCODERS
+from extract.faces import Face, FaceTrack
 from extract.random_weights import SENTENCES, make_random_checkpoint
 
 SECONDS = (1.0, 0.3, 2.2, 1.0, 0.7, 3.1)
@@ -38,9 +39,19 @@ def name_of(module: ModuleType) -> str:
 
 
 def config_of(module: ModuleType, **values: Any) -> EncoderConfig:
-    required = {"crop": "whole"} if "crop" in module.Config.model_fields else {}
-    config: EncoderConfig = module.Config(**(required | {"output_dtype": "float32"} | values))
+    fields = module.Config.model_fields
+    required = {"crop": "whole"} if "crop" in fields and fields["crop"].is_required() else {}
+    exact = {"output_dtype": "float32"} if "float32" in choices(module, "output_dtype") else {}
+    config: EncoderConfig = module.Config(**(required | exact | values))
     return config
+
+
+@pytest.fixture(autouse=True)
+def face_model(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in the face model's place: its digest is in the fingerprints, and nothing here looks for faces."""
+    path = tmp_path_factory.getbasetemp() / "face_landmarker.task"
+    path.write_bytes(b"no model")
+    monkeypatch.setenv("MER_FACE_MODEL", str(path))
 
 
 def choices(module: ModuleType, field: str) -> tuple[str, ...]:
@@ -61,9 +72,19 @@ def clips_for(needs: Needs, seconds: tuple[float, ...] = SECONDS, seed: int = 0)
         if needs.frames is not None:
             side = needs.frames.size
             count = max(1, round(length * needs.frames.fps))
-            clip.frames[needs.frames] = rng.integers(0, 256, (count, side, side, 3)).astype(np.uint8)
+            if side is not None:
+                clip.frames[needs.frames] = rng.integers(0, 256, (count, side, side, 3)).astype(np.uint8)
+            if needs.frames.crop == "face":
+                clip.faces[needs.frames.fps] = FaceTrack((10, 20, 100), drawn_faces(count, rng))
         clips.append(clip)
     return clips
+
+
+def drawn_faces(count: int, rng: np.random.Generator) -> tuple[Face | None, ...]:
+    """Faces of which every third is lost, the first never."""
+    shapes = ((478, 3), (52,), (4, 4))
+    faces = [Face(*(rng.uniform(20, 90, shape).astype(np.float32) for shape in shapes)) for _ in range(count)]
+    return tuple(None if index % 3 == 2 else face for index, face in enumerate(faces))
 
 
 def assert_equal_features(found: list[Any], expected: list[Any], tolerance: float = 1e-5) -> None:
@@ -129,7 +150,9 @@ def test_pooling_is_of_the_clips_own_frames(module: ModuleType, checkpoint: Chec
     assert spec.rate_hz is None
     assert spec.fingerprint() != module.describe(config_of(module), checkpoint).fingerprint()
     whole = list(module.Encoder(config_of(module), checkpoint, "cpu").encode(clips))
-    expected = [{"values": r["values"].mean(0, keepdims=True) if pool == "mean" else r["values"][:1]} for r in whole]
+    names = [array.name for array in spec.arrays]
+    seen = [{name: row[name][row["there"]] if "there" in row else row[name] for name in names} for row in whole]
+    expected = [{n: x.mean(0, keepdims=True) if pool == "mean" else x[:1] for n, x in row.items()} for row in seen]
     assert_equal_features(list(module.Encoder(config, checkpoint, "cpu").encode(clips)), expected)
 
 
@@ -184,7 +207,8 @@ def test_describing_loads_no_weights(module: ModuleType, checkpoint: Checkpoint 
     """describe and needs import neither torch nor transformers: `mer extract` with nothing to do starts fast."""
     name = name_of(module)
     resolved = f"resolve({name!r}, m.HUB, {str(checkpoint.folder)!r})" if checkpoint else "None"
-    values = {"crop": "whole"} if "crop" in module.Config.model_fields else {}
+    fields = module.Config.model_fields
+    values = {"crop": "whole"} if "crop" in fields and fields["crop"].is_required() else {}
     code = (
         "import sys; from extract.encoders import ENCODERS; from extract.checkpoints import resolve\n"
         f"m = ENCODERS.load({name!r}); c, k = m.Config(**{values}), {resolved}\n"

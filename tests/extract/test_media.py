@@ -288,7 +288,9 @@ def test_seeking_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     needs = (SOUND, PICTURES)
     sought = []
     real = media._Reading._read
-    monkeypatch.setattr(media._Reading, "_read", lambda s, c, seek: sought.append(seek) or real(s, c, seek))
+    monkeypatch.setattr(
+        media._Reading, "_read", lambda s, c, seek, faces: sought.append(seek) or real(s, c, seek, faces)
+    )
     plain = read(path, *needs, start=7.3, end=9.1)
     monkeypatch.setattr(media, "SEEK_BEYOND", 3.0)
     jumped = read(path, *needs, start=7.3, end=9.1)
