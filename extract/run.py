@@ -186,7 +186,8 @@ def _enumerate(dataset: str, root: Path, name: str | None) -> Enumeration:
 def _plan(encoder: str, weights: str | None, crop: str, settings: Sequence[str]) -> tuple[Any, ...]:
     """(name, module, config, checkpoint, spec, needs) of an encoder; no weights are loaded."""
     module = ENCODERS.load(encoder)
-    given = {"crop": crop} if "crop" in module.Config.model_fields else {}
+    takes_crop = "crop" in module.Config.model_fields and module.Config.model_fields["crop"].is_required()
+    given = {"crop": crop} if takes_crop else {}
     config = module.Config.parse(given, encoder)
     mine = [s.removeprefix(f"{encoder}.") for s in settings if s.startswith(f"{encoder}.")]
     config = config.with_assignments(mine, encoder)
