@@ -34,7 +34,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from cache_schema.errors import DataError
 from cache_schema.exchange.pickles import read_pickle
@@ -116,31 +115,29 @@ def enumerate_corpus(root: Path, probe: Probe) -> Enumeration:
     require_root(root)
     sessions = _sessions(root)
     published = _published(root)
-    utterances: list[Utterance] = []
-    notes: list[str] = []
-    missing: list[str] = []
+    texts, nameless = _texts(sessions)
+    evaluated: dict[str, Utterance] = {}
     for session in sessions:
         for file in _annotations(session / "dialog" / "EmoEvaluation", needed=True):
-            found = sorted(_read_dialogue(session, file), key=lambda u: (u.start, u.end, u.id))
-            utterances += [u.model_copy(update={"turn": turn}) for turn, u in enumerate(found)]
-    texts, untold = _texts(sessions)
-    seen: set[str] = set()
-    for place, utterance in enumerate(utterances):
-        if utterance.id in seen:
-            raise DataError(f"{utterance.id} is evaluated twice in {root}. Keep one evaluation of each turn.")
-        seen.add(utterance.id)
-        update: dict[str, Any] = {"text": texts.pop(utterance.id, None)}
-        if published is not None:
-            labels = {name: label for name, label in utterance.labels.items() if name != "emotion6"}
-            if label := published.pop(utterance.id, None):
-                labels["emotion6"] = label
-            update["labels"] = labels
-        utterances[place] = utterance.model_copy(update=update)
-    placed = list(_with_media(root, sessions, utterances, missing, notes))
-    notes += _text_notes(placed, texts, untold)
+            dialogue = sorted(_read_dialogue(session, file, published), key=lambda u: (u.start, u.end, u.id))
+            for turn, utterance in enumerate(dialogue):
+                if utterance.id in evaluated:
+                    raise DataError(f"{utterance.id} is evaluated twice in {root}. Keep one evaluation of each turn.")
+                update = {"turn": turn, "text": texts.get(utterance.id)}
+                evaluated[utterance.id] = utterance.model_copy(update=update)
+    utterances, missing, notes = _with_media(root, sessions, list(evaluated.values()))
+    if without := [u.id for u in utterances if u.text is None]:
+        notes.append(f"{len(without)} of {len(utterances)} utterances have no transcription: {some(without)}.")
+    if unevaluated := [name for name in texts if name not in evaluated]:
+        notes.append(f"left out {len(unevaluated)} transcribed turns without evaluation: {some(unevaluated)}.")
+    if nameless:
+        notes.append(f"left out {nameless} lines of transcriptions that name no turn.")
     if missing:
-        notes.append(f"{len(missing)} of {len(placed)} utterances have no file: {some(missing)}.")
-    return Enumeration(CORPUS, placed, notes + _counts(placed, sessions, published), len(missing))
+        notes.append(f"{len(missing)} of {len(utterances)} utterances have no file: {some(missing)}.")
+    if unknown := [name for name in published or () if name not in evaluated]:
+        notes.append(f"{PUBLISHED_FILES[0]} names {len(unknown)} utterances that are not evaluated: {some(unknown)}.")
+    notes += _counts(utterances, sessions, published)
+    return Enumeration(CORPUS, utterances, notes, len(missing))
 
 
 def _sessions(root: Path) -> list[Path]:
@@ -161,9 +158,9 @@ def _annotations(folder: Path, needed: bool = False) -> list[Path]:
     return files
 
 
-def _read_dialogue(session: Path, file: Path) -> Iterator[Utterance]:
+def _read_dialogue(session: Path, file: Path, published: dict[str, str] | None) -> Iterator[Utterance]:
     """The evaluated utterances of a dialogue, without texts and media."""
-    for number, line in enumerate(read_text(file, fallback_encoding="cp1252").splitlines(), 1):
+    for number, line in enumerate(read_text(file, fallback_encoding="cp1252").split("\n"), 1):
         if not line.startswith("["):
             continue
         where = f"{session.name}/{file.name}, line {number}"
@@ -185,41 +182,40 @@ def _read_dialogue(session: Path, file: Path) -> Iterator[Utterance]:
             duration=float(end) - float(start),
             speaker=turn[2] + turn[4],
             dialogue=turn[1],
-            labels=_labels(CODES[code]),
+            labels=_labels(CODES[code], CODES[code] if published is None else published.get(name)),
             scores=dict(zip(RATINGS, map(float, ratings), strict=True)),
             region=LEFT if turn[3] == turn[4] else RIGHT,
         )
 
 
-def _labels(emotion: str | None) -> dict[str, str]:
-    labels = {}
-    four = "happy" if emotion == "excited" else emotion
-    if four in FOUR:
-        labels["emotion4"] = four
-    if emotion in SIX:
-        labels["emotion6"] = emotion
-    return labels
+def _labels(majority: str | None, six: str | None) -> dict[str, str]:
+    four = "happy" if majority == "excited" else majority
+    labels = {"emotion4": four} if four in FOUR else {}
+    return labels | ({"emotion6": six} if six in SIX else {})
 
 
 def _texts(sessions: list[Path]) -> tuple[dict[str, str], int]:
     """Turn -> text, and how many lines name no turn."""
     texts: dict[str, str] = {}
-    untold = 0
+    nameless = 0
     for session in sessions:
         for file in _annotations(session / "dialog" / "transcriptions"):
-            for number, line in enumerate(read_text(file, fallback_encoding="cp1252").splitlines(), 1):
+            for number, line in enumerate(read_text(file, fallback_encoding="cp1252").split("\n"), 1):
                 match = _TRANSCRIPT.fullmatch(line.strip())
                 if match is None:
-                    untold += bool(line.strip())
+                    nameless += bool(line.strip())
                 elif text := require_text(f"{session.name}/{file.name}, line {number}", match[1], match[2]):
                     texts[match[1]] = text
-    return texts, untold
+    return texts, nameless
 
 
 def _with_media(
-    root: Path, sessions: list[Path], utterances: list[Utterance], missing: list[str], notes: list[str]
-) -> Iterator[Utterance]:
-    """The utterances with what there is of pictures and sound; those without either are put into `missing`."""
+    root: Path, sessions: list[Path], utterances: list[Utterance]
+) -> tuple[list[Utterance], list[str], list[str]]:
+    """The utterances with what there is of pictures and sound; the ids of those without either; notes."""
+    placed: list[Utterance] = []
+    missing: list[str] = []
+    notes: list[str] = []
     avi: dict[str, tuple[str, set[str] | None]] = {}
     wav: dict[str, tuple[str, set[str] | None]] = {}
     for session in sessions:
@@ -246,7 +242,8 @@ def _with_media(
         if sound is None and f"{dialogue}.avi" not in (recordings or ()):
             missing.append(utterance.id)
             path = path or f"{sounds}/{dialogue}/{utterance.id}.wav"
-        yield utterance.model_copy(update={"path": path, "sound": sound})
+        placed.append(utterance.model_copy(update={"path": path, "sound": sound}))
+    return placed, missing, notes
 
 
 def _published(root: Path) -> dict[str, str] | None:
@@ -270,17 +267,6 @@ def _published(root: Path) -> dict[str, str] | None:
     return emotions
 
 
-def _text_notes(utterances: list[Utterance], unevaluated: dict[str, str], untold: int) -> list[str]:
-    notes = []
-    if without := [u.id for u in utterances if u.text is None]:
-        notes.append(f"{len(without)} of {len(utterances)} utterances have no transcription: {some(without)}.")
-    if unevaluated:
-        notes.append(f"left out {len(unevaluated)} transcribed turns without evaluation: {some(sorted(unevaluated))}.")
-    if untold:
-        notes.append(f"left out {untold} lines of transcriptions that name no turn.")
-    return notes
-
-
 def _counts(utterances: list[Utterance], sessions: list[Path], published: dict[str, str] | None) -> list[str]:
     four, six = (sum(name in u.labels for u in utterances) for name in ("emotion4", "emotion6"))
     official = PUBLISHED_SIX if published is not None else MAJORITY_SIX
@@ -295,7 +281,4 @@ def _counts(utterances: list[Utterance], sessions: list[Path], published: dict[s
             f"emotion6 is the annotators' majority ({MAJORITY_SIX} utterances in the whole release); for the published "
             f"{PUBLISHED_SIX} put {PUBLISHED_FILES[0]} into the root."
         )
-    elif published:
-        names = some(sorted(published))
-        notes.append(f"{PUBLISHED_FILES[0]} names {len(published)} utterances that are not evaluated: {names}.")
     return notes

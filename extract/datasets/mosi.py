@@ -122,7 +122,7 @@ def _transcripts(root: Path) -> dict[tuple[str, int], str | None]:
     for file in (file for folder in folders for file in entries(folder)):
         if file.suffix != SUFFIX or file.name.startswith("._"):
             continue
-        for number, line in enumerate(read_text(file, fallback_encoding="cp1252").splitlines(), 1):
+        for number, line in enumerate(read_text(file, fallback_encoding="cp1252").split("\n"), 1):
             where = f"{file.name}, line {number}"
             clip, delimiter, text = line.partition(DELIMITER)
             if not line.strip():

@@ -221,8 +221,8 @@ def test_the_published_list_of_six_emotions_is_followed_where_it_is_there(releas
         "Ses01F_impro01_M001": "happy",
     }
     assert sum("emotion4" in u.labels for u in found.utterances) == 3
-    assert "2 of six emotions, where IEMOCAP has 10039 in 5, 5531 and 7433." in found.notes[-2]
-    assert found.notes[-1] == "IEMOCAP_features.pkl names 1 utterances that are not evaluated: Ses09F_impro01_F000."
+    assert "2 of six emotions, where IEMOCAP has 10039 in 5, 5531 and 7433." in found.notes[-1]
+    assert found.notes[-2] == "IEMOCAP_features.pkl names 1 utterances that are not evaluated: Ses09F_impro01_F000."
 
 
 @pytest.mark.parametrize(
