@@ -146,9 +146,9 @@ def read_folds(root: Path, corpus: str) -> dict[str, Split] | None:
             _require_id(video, f"{file}: {name}")
             if folds.setdefault(video, FOLD_NAMES[name]) != FOLD_NAMES[name]:
                 raise DataError(f"{file}: the video {video!r} stands in two folds.")
-    lacking = [split for split in ("train", "val", "test") if split not in folds.values()]
+    lacking = [name for name in ("train", "valid", "test") if FOLD_NAMES[name] not in folds.values()]
     if lacking:
-        raise DataError(f"{file} has no list of the {lacking[0]} fold (as standard_{lacking[0]}_fold or {lacking[0]}).")
+        raise DataError(f"{file} has no list of the {lacking[0]} fold (standard_{lacking[0]}_fold or {lacking[0]}).")
     return folds
 
 
@@ -162,7 +162,7 @@ def _python_lists(file: Path) -> dict[str, Any]:
                 name = statement.targets[0].id
                 if name in FOLD_NAMES:
                     found[name] = ast.literal_eval(statement.value)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise DataError(f"{file} holds no plain lists of video ids: {first_line(error)}.") from error
     return found
 

@@ -6,8 +6,9 @@ Multimodal SDK, https://github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK; label.cs
 https://github.com/thuiar/MMSA.
 Licence: the SDK's terms, for research; the videos belong to their makers.
 Official counts: 16,326 sentences to train, 1,871 valid, 4,659 test, as the field reports them and label.csv lists them.
-The SDK's label sequence has 23,259 labelled segments, of which 22,860 are in the folds (16,327/1,871/4,662); so where
-label.csv is there it says which sentences belong, and the sequence gives the emotions, which label.csv does not have.
+The SDK's label sequence has 23,259 labelled segments of 3,293 videos; what the SDK itself aligned in the folds are 22,860
+(16,327/1,871/4,662). So where label.csv is there it says which sentences belong, and the sequence gives the emotions,
+which label.csv does not have.
 
 Targets: sentiment from -3 to 3; six emotions, each from 0 to 3 and present above 0, several at a time (multilabel).
 
@@ -81,7 +82,7 @@ CORPUS = Corpus(
 )
 
 OFFICIAL_COUNTS = {"train": 16_326, "val": 1871, "test": 4659}
-SEQUENCE_COUNTS = {"train": 16_327, "val": 1871, "test": 4662}
+SDK_COUNTS = {"train": 16_327, "val": 1871, "test": 4662}
 LABEL_SEQUENCES = ("CMU_MOSEI_Labels.csd", "All Labels.csd")
 PLACES = (
     Place("Raw/Videos/Segmented/Combined", "{video}_{clip}.mp4"),
@@ -165,8 +166,8 @@ def enumerate_corpus(root: Path, probe: Probe) -> Enumeration:
     ]
     found = summed_up(CORPUS, utterances, folds, OFFICIAL_COUNTS, clips)
     found.notes.extend(notes)
-    if {split: sum(u.split == split for u in utterances) for split in SEQUENCE_COUNTS} == SEQUENCE_COUNTS:
-        found.notes.append("these are the counts of the label sequence alone; label.csv lists the official sentences.")
+    if {split: sum(u.split == split for u in utterances) for split in SDK_COUNTS} == SDK_COUNTS:
+        found.notes.append("these are the SDK's own counts; label.csv lists the official sentences.")
     return found
 
 

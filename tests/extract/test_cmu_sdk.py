@@ -50,6 +50,9 @@ def test_a_fold_file_is_never_run(tmp_path: Path) -> None:
     [
         ("cmu_mosi_std_folds.py", "def (", "holds no plain lists"),
         ("cmu_mosi_std_folds.py", "x = " + "(" * 5000, "holds no plain lists"),
+        ("cmu_mosi_std_folds.py", "standard_train_fold = " + "[]" + "[0]" * 9999, "holds no plain lists"),
+        ("cmu_mosi_std_folds.py", "standard_train_fold = {{}}", "holds no plain lists"),
+        ("cmu_mosi_std_folds.py", sdk_python({"train": ["a"], "test": ["b"]}), "no list of the valid fold"),
         ("cmu_mosi_std_folds.py", sdk_python({"train": ["a"], "valid": ["b"]}), "no list of the test fold"),
         ("cmu_mosi_std_folds.py", sdk_python({**LISTS, "test": ["a"]}), "the video 'a' stands in two folds"),
         ("cmu_mosi_std_folds.py", sdk_python({**LISTS, "test": ["../a"]}), r"'\.\./a' is not the id of a video"),
