@@ -49,15 +49,7 @@ def read_npz(path: Path) -> dict[str, Any]:
                 with archive.open(member) as file:
                     data = file.read(MAX_MEMBER_BYTES)
                 found[member.filename.removesuffix(".npy")] = _array(data, f"{path}, {member.filename}")
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        SyntaxError,
-        zipfile.BadZipFile,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
+    except (*_NO_ARRAY, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise DataError(f"{path} cannot be read as npz: {first_line(error)}.") from error
     return found
 

@@ -97,7 +97,7 @@ def exploits(path: Path) -> dict[str, Any]:
         "open": Call(builtins.open, str(path), "w"),
         "import": Call(builtins.__import__, "os"),
         "getattr": Call(builtins.getattr, Call(builtins.__import__, "os"), "system"),
-        "nested reduce": Call(map, Call(builtins.getattr, os, "system"), [f"touch {path}"]),
+        "nested reduce": Call(list, Call(map, os.system, [f"touch {path}"])),
         "partial": Call(functools.partial, os.system, f"touch {path}"),
         "ordered dict": collections.OrderedDict(a=1),
         "setstate": gadget,
@@ -143,7 +143,7 @@ def test_code_in_a_pickle_never_runs(name: str, protocol: int, marker: Path) -> 
 
 def test_the_exploits_are_real(tmp_path: Path) -> None:
     """Python's own unpickler does run them."""
-    for name in ("os.system", "exec", "setstate", "in an array of objects", "numpy.memmap"):
+    for name in ("os.system", "exec", "setstate", "nested reduce", "in an array of objects", "numpy.memmap"):
         path = tmp_path / name.replace(" ", "-")
         pickle.loads(pickle.dumps(exploits(path)[name]))
         assert path.exists()
