@@ -107,6 +107,23 @@ class Dataset:
             dialogues=self.dialogues[rows],
         )
 
+    def keep_frames(self, modality: str, keep: Bool[Tensor, " F"]) -> Dataset:
+        """The same without the frames of `modality` where `keep` is false, and what lies on them."""
+        before = torch.cat([torch.zeros(1, dtype=torch.int64), keep.long().cumsum(0)])
+        starts, lengths = self.starts[modality], self.lengths[modality]
+        first, last = before[starts], before[starts + lengths]
+        laid = {
+            name: replace(c, values=c.values[keep], there=c.there[keep]) if c.modality == modality else c
+            for name, c in self.companions.items()
+        }
+        return replace(
+            self,
+            frames={**self.frames, modality: self.frames[modality][keep]},
+            starts={**self.starts, modality: first},
+            lengths={**self.lengths, modality: last - first},
+            companions=laid,
+        )
+
     def to(self, device: torch.device) -> Dataset:
         """The same, resident on `device`."""
         return replace(

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from cache_schema.feature import Feature
     from cache_schema.store import FeatureStore
 
+MASK = "there"
+"""The sibling of a feature that says at which frames there is anything: a face, say. The other frames are left out."""
+
 
 @dataclass(frozen=True)
 class Whole:
@@ -88,6 +91,10 @@ def read(
         )
     if companions is not None:
         whole = with_companions(whole, chosen, companions)
+    for modality, feature in chosen.items():
+        if MASK in [array.name for array in feature.spec.arrays]:
+            mask = feature.load(whole.ids, (MASK,), missing="mask").arrays[MASK]
+            whole = whole.keep_frames(modality, torch.from_numpy(mask))
     rows = torch.nonzero(there).squeeze(1)
     kept = tuple(utterances[row] for row in rows.tolist())
     return Whole(dataset, kept, whole.select(rows), left_out)

@@ -18,6 +18,7 @@ from fuse.arch import Companion
 from fuse.companions import choose_companions, intervals_of_words, nearest_in_time, with_companions
 from fuse.data import Dataset
 from fuse.resident import choose_features, resident
+from fuse.resident import read as read_whole
 
 RATE = 10.0
 TEXT = "ah, well then!"
@@ -200,3 +201,35 @@ def test_words_that_are_not_extracted_yet_are_asked_for(tmp_path: Path) -> None:
         commit(store, "toy", SPECS[name], {**written[name], "later": written[name]["u0"]})
     with pytest.raises(DataError, match=r"words is not extracted yet for 1 utterances.*'later'.*mer extract"):
         read(FeatureStore.open(tmp_path / "features"))
+
+
+def test_frames_at_which_nothing_is_there_are_left_out_with_what_lies_on_them(tmp_path: Path) -> None:
+    """A face was lost in some frames: they are neither read as zeros nor counted, and the landmarks stay in step."""
+    faces = feature("resnet", "vision", 10.0, values=("float16", (2,)), there=("bool", ()))
+    store = build(tmp_path, resnet=None)
+    written = rows()
+    seen = {i: row["there"] if isinstance(row, dict) else row for i, row in written["landmarks"].items()}
+    own: dict[str, Row] = {
+        i: {"values": np.arange(1, 19, dtype=np.float16).reshape(9, 2) * there[:, None], "there": there}
+        if isinstance(there, np.ndarray)
+        else there
+        for i, there in seen.items()
+    }
+    commit(FeatureStore.open(store.location, mode="a"), "toy", faces, own)
+    store = FeatureStore.open(store.location)
+    chosen = choose_features(store, "toy", PREFERS, None, {})
+    sources = choose_companions(store, "toy", COMPANIONS, chosen, {})
+    whole = read_whole(store, "toy", chosen, TARGETS[0], companions=sources)
+    batch = whole.data.batch(torch.arange(5))
+    for row, id_ in enumerate(IDS):
+        there = seen[id_]
+        length = int(batch.lengths["vision"][row])
+        if not isinstance(there, np.ndarray):
+            assert length == 0
+            continue
+        assert length == there.sum()
+        stored, marks = own[id_], written["landmarks"][id_]
+        assert isinstance(stored, dict) and isinstance(marks, dict)
+        np.testing.assert_array_equal(batch.sequences["vision"][row, :length], stored["values"][there])
+        assert batch.companions_there["landmarks"][row, :length].all()
+        np.testing.assert_array_equal(batch.companions["landmarks"][row, :length], marks["values"][there])
