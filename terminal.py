@@ -62,6 +62,13 @@ def print_report(report: Report) -> None:
 def print_result(result: Result) -> None:
     record = result.record
     OUT.print(metrics_table({"test": result.test, "val": result.val}))
+    if result.folds:
+        first = next(iter(result.test))
+        table = table_of("fold", "utterances", f"test {first} mean ± sd [95% interval of the mean]")
+        for fold, part in zip(result.folds, record.folds, strict=True):
+            table.add_row(fold["name"], str(part["splits"]["test"]["utterances"]), over_seeds(fold["test"][first]))
+        OUT.print()
+        OUT.print(table)
     tables = [seed.tables["test"] for seed in result.seeds]
     if tables[0]:
         OUT.print()

@@ -7,6 +7,7 @@ in them does.
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from cache_schema.errors import DamagedError
@@ -73,7 +74,7 @@ def evaluate_run(
             measured.append(run_files.concatenated(seen).measure(record.target))
         else:
             each = [found.measure(record.target) for found in seen]
-            measured.append({m: sum(e[m] for e in each) / len(each) for m in each[0]})
+            measured.append({m: fmean(e[m] for e in each) for m in each[0]})
         identical &= all(measured[-1].get(name) == value for name, value in recorded[seed].items())
     return {
         "run": str(run.folder),

@@ -44,6 +44,7 @@ class Result:
         test: metric -> mean, sd, ci95 and per_seed on the test split.
         val: the same on validation.
         seeds: each seed's own results, confusion matrices included.
+        folds: per fold its name and the same as `test` and `val`; empty where there is one.
     """
 
     run: Path
@@ -51,6 +52,7 @@ class Result:
     test: dict[str, dict[str, Any]]
     val: dict[str, dict[str, Any]]
     seeds: list[SeedResult]
+    folds: list[dict[str, Any]]
 
     def as_json(self) -> dict[str, Any]:
         """What `mer fuse train --json` prints."""
@@ -146,7 +148,7 @@ def train_run(
         ]
         documents = {**summaries, "folds": over_folds, "per_seed": [asdict(r) for r in results]}
         write_documents(folder, record, documents)
-    return Result(final[0], record, summaries["test"], summaries["val"], results)
+    return Result(final[0], record, summaries["test"], summaries["val"], results, over_folds)
 
 
 def summarize(per_seed: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, Any]]:
