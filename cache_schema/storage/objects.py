@@ -33,6 +33,13 @@ CLIENT = {"timeout": "120s", "connect_timeout": "10s", "allow_http": True}
 RETRY = {"max_retries": 6}
 CONNECTIONS = 16
 """Small objects are read so many at a time."""
+METADATA_SERVICE = "169.254.169.254"
+"""Asked for credentials where the environment has none; it answers on the provider's own machines only."""
+NO_CREDENTIALS = (
+    "there are no credentials in the environment. For S3 set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, with "
+    "AWS_REGION and AWS_ENDPOINT_URL where they are not the usual ones, or AWS_SKIP_SIGNATURE=true for a public "
+    "bucket; files under ~/.aws are not read."
+)
 
 _used_by: int | None = None
 """The process in which obstore's threads run: they do not survive a fork, and a forked child would wait forever."""
@@ -225,6 +232,8 @@ def _reason(error: BaseException) -> str:
     """What a server said, in one line: its code and message where it sent them."""
     text = str(error)
     told = re.search(r"<Code>(.*?)</Code>(?:\s*<Message>(.*?)</Message>)?", text, re.DOTALL)
+    if METADATA_SERVICE in text:
+        return NO_CREDENTIALS
     if told:
         return f"{told[1]}{f': {told[2]}' if told[2] else ''}."
     return text.partition("\n")[0].removesuffix(".") + "."

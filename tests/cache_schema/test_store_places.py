@@ -263,6 +263,32 @@ def test_other_places_are_refused_with_their_reasons(s3: str, monkeypatch: pytes
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (
+            obstore.exceptions.PermissionDeniedError("...<Code>AccessDenied</Code>\n<Message>Access Denied</Message>"),
+            "AccessDenied: Access Denied. Check the credentials and the rights that they give.",
+        ),
+        (
+            obstore.exceptions.GenericError("Generic S3 error: PUT http://169.254.169.254/latest/api/token\nDebug"),
+            "there are no credentials in the environment. For S3 set AWS_ACCESS_KEY_ID and ",
+        ),
+    ],
+    ids=["wrong", "missing"],
+)
+def test_wrong_and_missing_credentials_are_told_in_one_line(
+    s3: str, monkeypatch: pytest.MonkeyPatch, error: Exception, why: str
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(obstore, "get", refuse)
+    with pytest.raises(StoreError) as refused:
+        FeatureStore.open(s3)
+    assert str(refused.value).startswith(f"{s3}/mer-store.json: {why}") and "\n" not in str(refused.value)
+
+
 def test_a_file_url_is_a_folder(tmp_path: Path) -> None:
     build((tmp_path / "a b").as_uri(), count=4)
     assert_intact(FeatureStore.open(tmp_path / "a b"))
