@@ -6,7 +6,7 @@ Multimodal SDK, https://github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK; label.cs
 https://github.com/thuiar/MMSA.
 Licence: the SDK's terms, for research; the videos belong to their makers.
 Official counts: 16,326 sentences to train, 1,871 valid, 4,659 test, as the field reports them and label.csv lists them.
-The SDK's label sequence has 23,259 labelled segments of 3,293 videos; what the SDK itself aligned in the folds are 22,860
+The SDK's label sequence has 23,259 labelled segments of 3,293 videos; the SDK itself aligned 22,860 in the folds
 (16,327/1,871/4,662). So where label.csv is there it says which sentences belong, and the sequence gives the emotions,
 which label.csv does not have.
 

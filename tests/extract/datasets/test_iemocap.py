@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from cache_schema.errors import DataError
+from cache_schema.store import FeatureStore
 from extract.dataset import Enumeration
 from extract.datasets import iemocap
 from extract.encoder import FrameRequest, Needs
 from extract.media import decode
+from extract.run import extract
 
 LEFT_GREY, RIGHT_GREY = 40, 200
 PICTURES, SOUND = Needs(frames=FrameRequest(5.0, "whole", 16)), Needs(audio_hz=16000)
@@ -178,6 +180,16 @@ def test_what_is_absent_is_absent_or_a_failure_and_told(release: Path) -> None:
         "emotion6 is the annotators' majority (7380 utterances in the whole release); for the published 7433 put "
         "IEMOCAP_features.pkl into the root.",
     ]
+
+
+def test_a_run_records_each_turns_own_sound_and_what_is_not_there(release: Path, tmp_path: Path) -> None:
+    report = extract("iemocap", release, str(tmp_path / "store"), encoders=["mfcc"])
+    (mfcc,) = report.features
+    assert (mfcc.samples, mfcc.written, mfcc.failed, mfcc.absent) == (6, 4, 1, 1)
+    assert mfcc.reasons == {"No such file or directory": 1, "the clip has no sound": 1}
+    feature = FeatureStore.open(tmp_path / "store")["iemocap"]["mfcc"]
+    frames = {name: len(feature[f"Ses01F_impro01_{name}"]) for name in ("F000", "F001", "M000")}
+    assert frames["F001"] > 1.9 * frames["F000"] and frames["F000"] == frames["M000"]
 
 
 def official() -> Iterator[tuple[str, int]]:
