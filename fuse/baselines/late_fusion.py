@@ -1,4 +1,4 @@
-"""Late fusion: a classifier per modality, and the mean, the vote or a gated mixture of what they say.
+"""Late fusion: a classifier per modality, and a gated mixture, the mean or the vote of what they say.
 
 Paper: M.-H. Yi, K.-C. Kwak, J.-H. Shin, "A Complementary Fusion Framework for Robust Multimodal Emotion Recognition",
 2025, whose comparisons have late fusion and say no more; the mean (sum) and vote rules after J. Kittler et al., "On
@@ -57,8 +57,8 @@ TABLES: tuple[Table, ...] = ()
 class Config(Spec):
     """Settings of late fusion."""
 
-    fusion: Literal["mean", "vote", "gated"] = "mean"
-    """How the classifiers' predictions are joined: (3), (4) or (5)."""
+    fusion: Literal["mean", "vote", "gated"] = "gated"
+    """How the classifiers' predictions are joined: (3), (4) or (5), which alone learns what a modality is worth."""
     hidden: int = Field(default=128, ge=1)
     """Width of each direction of the BiLSTM, and of every classifier's hidden layer."""
     channels: tuple[int, ...] = Field(default=(128, 128), min_length=1)

@@ -26,7 +26,7 @@ def said(model: torch.nn.Module, b: object, target: Target) -> Tensor:
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.kind)
 def test_the_mean_is_the_mean_of_the_available(target: Target) -> None:
-    model, b = make(late_fusion, target, **SMALL), batch(available=SOME_ABSENT)
+    model, b = make(late_fusion, target, fusion="mean", **SMALL), batch(available=SOME_ABSENT)
     output = model(b)
     for row, there in enumerate(SOME_ABSENT):
         mean = said(model, b, target)[row][torch.tensor(there)].mean(dim=0)
@@ -38,7 +38,7 @@ def test_the_mean_is_the_mean_of_the_available(target: Target) -> None:
 
 
 def test_what_each_says_is_what_its_classifier_says_alone() -> None:
-    model, b = make(late_fusion, CLASSES, **SMALL), batch()
+    model, b = make(late_fusion, CLASSES, fusion="mean", **SMALL), batch()
     for column, modality in enumerate(TAILS):
         model.network.stage = modality  # type: ignore[assignment]
         alone = model(b).logits.softmax(dim=1)
@@ -133,7 +133,7 @@ def test_every_parameter_learns(fusion: str) -> None:
 
 
 def test_an_absent_modality_teaches_its_classifier_nothing() -> None:
-    model, b = make(late_fusion, **SMALL, dropout=0.0).train(), batch(available=SOME_ABSENT)
+    model, b = make(late_fusion, fusion="mean", **SMALL, dropout=0.0).train(), batch(available=SOME_ABSENT)
     model.network.stage = "speech"  # type: ignore[assignment]
     present = torch.tensor([there[1] for there in SOME_ABSENT])
     model(b).logits[~present].sum().backward()
