@@ -215,7 +215,9 @@ def canonical(config: Config, modalities: tuple[str, ...]) -> Config:
     if config.branches == "sum_product":
         idle |= {"layers", "heads", "ffn_factor", "scale"}
     if not config.graph:
-        idle |= {"gat", "gat_layers", "gat_heads"}
+        idle |= {"gat_layers"}
+    if not config.graph or len(modalities) == 1:
+        idle |= {"gat", "gat_heads"}
     if config.experts == 1:
         idle |= {"balance"}
     return config.model_copy(update={name: Config.model_fields[name].default for name in idle})
@@ -314,21 +316,21 @@ class Complementary(Architecture):
             drawn["fusion"] = self.fusion.expand(len(logits), -1)
         return Output(logits, losses, drawn)
 
-    def prepare(self, batch: Batch) -> tuple[Streams, Lengths, Edges | None]:
+    def prepare(self, batch: Batch) -> tuple[Streams, Lengths, Edges]:
         """The inputs at the length at which they are read (1-2), and the first and past-last frame of each token."""
         streams, lengths = dict(batch.sequences), dict(batch.lengths)
-        intervals = batch.companions.get("intervals")
-        there = batch.companions_there.get("intervals")
         if "text" in streams:
             streams["text"] = streams["text"][:, : self.frames]
             lengths["text"] = lengths["text"].clamp(max=self.frames)
-        if "speech" not in streams:
-            return streams, lengths, None
-        streams["speech"], lengths["speech"], times = shorten(streams["speech"], lengths["speech"], self.frames)
-        if intervals is None or there is None or "text" not in streams:
-            return streams, lengths, None
-        within = intervals[:, : self.frames], there[:, : self.frames]
-        return streams, lengths, frames_within(*within, times, lengths["speech"])  # (3)
+        if "speech" in streams:
+            streams["speech"], lengths["speech"], times = shorten(streams["speech"], lengths["speech"], self.frames)
+            if "text" in streams and "intervals" in batch.companions:
+                intervals, there = batch.companions["intervals"], batch.companions_there["intervals"]
+                within = intervals[:, : self.frames], there[:, : self.frames]
+                return streams, lengths, frames_within(*within, times, lengths["speech"])  # (3)
+        tokens = streams["text"].shape[1] if "text" in streams else 0
+        none = torch.zeros(len(batch.ids), tokens, dtype=torch.int64, device=batch.available.device)
+        return streams, lengths, (none, none)
 
     def fit_late_fusion(self, batches: Iterator[Batch]) -> None:
         """Fit the weights of the late fusion on labelled utterances, where it has any."""
@@ -372,30 +374,30 @@ class Nodes(nn.Module):
     ) -> None:
         super().__init__()
         self.project = nn.ModuleDict({modality: nn.Linear(width, d) for modality, width in widths.items()})
-        self.gat = nn.ModuleList(IntervalGAT(d, heads, gat) for _ in range(layers if gat else 0) if gat)
+        # One modality has no edges: each node reads itself alone, which leaves the layer's linear map.
+        alone = len(widths) == 1
+        self.gat = nn.ModuleList(
+            nn.Linear(d, d) if alone else IntervalGAT(d, heads, gat) for _ in range(layers if gat else 0) if gat
+        )
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, streams: Streams, lengths: Lengths, edges: Edges | None
+        self, streams: Streams, lengths: Lengths, edges: Edges
     ) -> tuple[Streams, Float[Tensor, "B d"] | None, Float[Tensor, "B _ _"] | None]:
         """Projected tokens and frames, zero in their padding; the graph embedding; what tokens read in the graph."""
         masks = {m: frame_mask(lengths[m], x.shape[1])[..., None] for m, x in streams.items()}
         nodes = {m: self.dropout(self.project[m](x)) * masks[m] for m, x in streams.items()}
         if not self.gat:
             return nodes, None, None
-        any_stream = next(iter(nodes.values()))
-        nobody = any_stream[:, :0]
-        text, speech = nodes.get("text", nobody), nodes.get("speech", nobody)
-        if edges is None:
-            none = torch.zeros(text.shape[:2], dtype=torch.int64, device=text.device)
-            edges = none, none
-        picture: Tensor | None = None
+        after, picture = nodes, None
         for number, layer in enumerate(self.gat):
             if number:
-                text, speech = self.dropout(F.elu(text)), self.dropout(F.elu(speech))
-            text, speech, seen = layer(text, speech, *edges)
-            picture = seen if picture is None else picture
-        after = {"text": text, "speech": speech}
+                after = {m: self.dropout(F.elu(x)) for m, x in after.items()}
+            if len(nodes) == 1:
+                after = {m: layer(x) for m, x in after.items()}
+                continue
+            text, speech, seen = layer(after["text"], after["speech"], *edges)
+            after, picture = {"text": text, "speech": speech}, seen if picture is None else picture
         total = torch.stack([(after[m] * masks[m]).sum(dim=1) for m in nodes]).sum(dim=0)
         count = torch.stack([lengths[m] for m in nodes]).sum(dim=0).clamp(min=1)
         return nodes, total / count[:, None].to(total.dtype), picture
@@ -416,7 +418,7 @@ class CrossBranch(nn.Module):
         self.nodes, self.blocks, self.experts = nodes, nn.ModuleList(blocks), experts
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, streams: Streams, lengths: Lengths, edges: Edges | None) -> tuple[Routed, dict[str, Tensor]]:
+    def forward(self, streams: Streams, lengths: Lengths, edges: Edges) -> tuple[Routed, dict[str, Tensor]]:
         """What the experts say, and what is drawn."""
         x, graph, seen = self.nodes(streams, lengths, edges)
         drawn = {} if seen is None else {"cross_graph": seen}
@@ -498,7 +500,7 @@ class SumProductBranch(nn.Module):
         self.nodes, self.project, self.experts = nodes, nn.Linear(vectors * d, routed), experts
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, streams: Streams, lengths: Lengths, edges: Edges | None) -> tuple[Routed, dict[str, Tensor]]:
+    def forward(self, streams: Streams, lengths: Lengths, edges: Edges) -> tuple[Routed, dict[str, Tensor]]:
         """What the experts say, and what is drawn."""
         x, graph, seen = self.nodes(streams, lengths, edges)
         vectors = [resample(h, lengths[m], 1).squeeze(1) for m, h in x.items()]
