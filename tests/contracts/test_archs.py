@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 from pathlib import Path
 from types import ModuleType
@@ -19,8 +20,10 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+from cache_schema.errors import SettingsError  # noqa: E402
 from cache_schema.samples import Target  # noqa: E402
 from cache_schema.settings import Spec  # noqa: E402
+from fuse import metrics  # noqa: E402
 from fuse.arch import Batch, Companion, outputs  # noqa: E402
 from fuse.archs import ARCHS  # noqa: E402
 from fuse.loop import Loss  # noqa: E402
@@ -34,7 +37,12 @@ FRAMES = 9
 WIDTH = 6
 
 # Parameters that no loss can reach, and why: architecture -> name (a pattern) -> the proof.
-UNREACHED: dict[str, dict[str, str]] = {}
+UNREACHED: dict[str, dict[str, str]] = {
+    "mlp": {
+        r".*\.gat\.\d+\.(query\.(weight|bias)|vector)": "Of one modality alone the graph has self loops only: a node's "
+        "one edge has weight 1 in the softmax, whatever its score, so that what scores it has no part in the output."
+    }
+}
 
 # Modalities whose order an architecture does not see, as it reads their mean over time or, as symphonia, all pairs of
 # tokens alike: architecture -> modalities.
@@ -152,6 +160,16 @@ def poisoned(batch: Batch, value: float, more: int = 4) -> Batch:
     return batch.replace(sequences=sequences, companions=companions, companions_there=there)
 
 
+def undropped(model: Model) -> Model:
+    """The model without its dropout, so that training is comparable."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, torch.nn.LSTM):
+            module.dropout = 0.0
+    return model
+
+
 def with_rows(batch: Batch, rows: Tensor) -> Batch:
     """The utterances in `rows`, each in its old place of its dialogue."""
     return Batch(
@@ -207,6 +225,15 @@ def test_padding_is_invisible(arch: ModuleType, value: float) -> None:
     torch.testing.assert_close(model(poisoned(batch, value)).logits, model(batch).logits, rtol=1e-5, atol=1e-5)
 
 
+def test_padding_is_invisible_to_the_losses(arch: ModuleType) -> None:
+    model, batch = undropped(make_model(arch).train()), make_batch(arch)
+    found = []
+    for each in (batch, poisoned(batch, float("nan"))):
+        torch.manual_seed(1)
+        found.append(loss_of(model, each, CLASSIFICATION))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
+
+
 def test_an_utterance_alone_is_the_same_as_among_others(arch: ModuleType) -> None:
     model, batch = make_model(arch), make_batch(arch)
     alone = [i for i in range(6) if int(batch.position[i]) == 0]
@@ -242,7 +269,10 @@ def test_what_a_masked_modality_holds_cannot_matter(arch: ModuleType) -> None:
                 if modality in (companion.modality, *companion.needs):
                     companions[key][::2] = value if companion.modality == modality else 3.0
             other = masked.replace(sequences={**batch.sequences, modality: noise}, companions=companions)
-            assert torch.equal(model(other).logits, model(masked).logits)
+            seen, expected = model(other), model(masked)
+            assert torch.equal(seen.logits, expected.logits)
+            for key, values in expected.drawn.items():
+                assert torch.equal(seen.drawn[key], values), key
         assert not torch.equal(model(masked).logits, model(batch).logits)
 
 
@@ -263,14 +293,38 @@ def test_a_single_modality_is_enough(arch: ModuleType) -> None:
         assert torch.isfinite(logits).all()
 
 
+def test_an_utterance_with_one_modality_left_is_enough(arch: ModuleType) -> None:
+    """In a model of all modalities, among others or alone: finite outputs and gradients, and what is left is read."""
+    batch = make_batch(arch)
+    for column, modality in enumerate(batch.sequences):
+        available = batch.available.clone()
+        available[0] = False
+        available[0, column] = True
+        left = batch.replace(available=available)
+        for each in (left, with_rows(left, torch.tensor([0])).replace(target=batch.target[:1])):
+            model = make_model(arch)
+            plain = model(each)
+            assert all(torch.isfinite(x).all() for x in (plain.logits, *plain.drawn.values()))
+            changed = each.sequences[modality].clone()
+            changed[0] += 1.0
+            other = model(each.replace(sequences={**each.sequences, modality: changed}))
+            assert not torch.equal(other.logits[0], plain.logits[0]), modality
+            loss_of(model.train(), each, CLASSIFICATION).backward()
+            assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters()), modality
+
+
 def test_every_parameter_learns(name: str, arch: ModuleType) -> None:
+    """In the model of all modalities and in those of a single one."""
     excused = UNREACHED.get(name, {})
-    model, batch = make_model(arch).train(), make_batch(arch)
-    loss_of(model, batch, CLASSIFICATION).backward()
-    still = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert [n for n in still if not any(re.fullmatch(pattern, n) for pattern in excused)] == []
+    stuck: set[str] = set()
+    for only in (None, *arch.PREFERS):
+        model, batch = make_model(arch, only=only).train(), make_batch(arch)
+        loss_of(model, batch, CLASSIFICATION).backward()
+        still = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
+        assert [n for n in still if not any(re.fullmatch(pattern, n) for pattern in excused)] == [], only
+        stuck |= still
     for pattern in excused:
-        assert any(re.fullmatch(pattern, n) for n in still), f"{pattern} is excused and does learn"
+        assert any(re.fullmatch(pattern, n) for n in stuck), f"{pattern} is excused and does learn"
 
 
 def test_one_frame_matters(arch: ModuleType) -> None:
@@ -379,6 +433,76 @@ def test_every_ablation_is_another_model(arch: ModuleType) -> None:
     whole = make_model(arch)(batch).logits
     for ablation, changes in arch.ABLATIONS.items():
         assert not torch.allclose(make_model(arch, **changes)(batch).logits, whole, atol=1e-6), ablation
+
+
+def other_values(arch: ModuleType, field: str) -> list[Any]:
+    """Values of a field that are not its default, and may or may not be allowed."""
+    default = arch.Config.model_fields[field].default
+    if isinstance(default, bool):
+        return [not default]
+    if isinstance(default, int | float):
+        return [2 * default, default + 2, default / 2]
+    if isinstance(default, tuple):
+        return [tuple(2 * value for value in default)]
+    if isinstance(default, str):
+        choices = arch.Config.model_json_schema()["properties"][field]["enum"]
+        return [choice for choice in choices if choice != default]
+    return [1]
+
+
+def idle_settings(arch: ModuleType, only: str | None, changes: dict[str, Any]) -> dict[str, Any]:
+    """Another value for each setting that `canonical` says to change nothing beside `changes`."""
+    tails = {m: tail for m, tail in tails_of(arch).items() if only in (None, m)}
+    found = {}
+    for field in set(arch.Config.model_fields) - set(changes):
+        for value in other_values(arch, field):
+            with contextlib.suppress(SettingsError), torch.device("meta"):
+                config = arch.Config.parse({**changes, field: value}, "test")
+                if getattr(arch.canonical(config, tuple(tails)), field) != value:
+                    arch.build(config, tails, CLASSIFICATION)
+                    found[field] = value
+                    break
+    return found
+
+
+def test_settings_that_are_said_to_change_nothing_change_nothing(arch: ModuleType) -> None:
+    """What `canonical` puts back to its default has no part in training nor in the output."""
+    if not hasattr(arch, "canonical"):
+        pytest.skip("no setting is said to change nothing")
+    batch = make_batch(arch, count=2)
+    cases: list[tuple[str | None, dict[str, Any]]] = [(only, {}) for only in arch.PREFERS]
+    cases += [(None, changes) for changes in arch.ABLATIONS.values()]
+    idle: set[str] = set()
+    for only, changes in cases:
+        other = idle_settings(arch, only, changes)
+        if other:
+            idle |= set(other)
+            found = [seeded_gradient(arch, batch, only, each) for each in (changes, {**changes, **other})]
+            assert torch.equal(*found), (only, changes, other)
+    assert idle
+
+
+def seeded_gradient(arch: ModuleType, batch: Batch, only: str | None, changes: dict[str, Any]) -> Tensor:
+    """The logits and all gradients of one step of training, flat, with all draws from one seed."""
+    model = make_model(arch, only=only, **changes).train()
+    torch.manual_seed(1)
+    loss_of(model, batch, CLASSIFICATION).backward()
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
+    return torch.cat([x.flatten() for x in (model.eval()(batch).logits.detach(), *gradients)])
+
+
+def test_the_tables_are_of_this_architecture(arch: ModuleType) -> None:
+    for table in getattr(arch, "TABLES", ()):
+        for row in table.rows:
+            settings = {**table.settings, **row.settings}
+            arch.Config(**{k: v for k, v in settings.items() if k in arch.Config.model_fields})
+            TrainConfig(**{k: v for k, v in settings.items() if k not in arch.Config.model_fields})
+            assert set(row.modalities or ()) <= set(arch.PREFERS)
+        for column in table.columns:
+            assert column.metric in metrics.names(CLASSIFICATION) + metrics.names(REGRESSION)
+            assert set(column.modalities or ()) <= set(arch.PREFERS)
+        whole = [row for row in table.rows if row.modalities is None and arch.Config(**row.settings) == arch.Config()]
+        assert whole, "the full model is a row"
 
 
 def test_drawn_quantities_have_a_row_per_utterance(arch: ModuleType) -> None:
