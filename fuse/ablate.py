@@ -145,6 +145,9 @@ def ablate(
                         runs[cell.key] = done.run(cell.key, partial(train, table, cell))
                     run = runs[cell.key]
                     printed |= {"metric": name, "ours": run.metrics["test"][name], "run": run.folder.name}
+                    empty = len(run.record.left_out["empty"])
+                    if empty:
+                        printed["fewer"] = f"{empty} utterances have none of {' and '.join(modalities)}: left out"
                     earlier = first.setdefault(cell.key, (f"Table {table.key}, {cell.row}", cell.column))
                     if earlier != (f"Table {table.key}, {cell.row}", cell.column):
                         printed["same"] = ", ".join(part for part in earlier if part)

@@ -31,7 +31,7 @@ def robustness(
     *,
     kind: Literal["missing", "noise"] = "missing",
     at: Literal["test", "train"] = "test",
-    shares: Sequence[float] = SHARES,
+    shares: Sequence[float] | None = None,
     modalities: Sequence[str] | None = None,
     noise: float = 1.0,
     store_path: str | Path | None = None,
@@ -47,7 +47,7 @@ def robustness(
         run_path: a finished run.
         kind: see `degrade.Degradation`.
         at: whether the test split is degraded, or training and validation.
-        shares: of the utterances, from 0 to 1.
+        shares: of the utterances, from 0 to 1; None: SHARES, without 1 where a modality is missing in training.
         modalities: which, one at a time; None: all of the run.
         noise: standard deviation of the noise, in those of each feature dimension.
         store_path: where the store is now; None: where it was.
@@ -66,6 +66,8 @@ def robustness(
     """
     run = load_run(run_path)
     record = run.record
+    if shares is None:
+        shares = SHARES[:-1] if at == "train" and kind == "missing" else SHARES
     known = list(record.features)
     for modality in modalities or ():
         if modality not in known:
@@ -74,6 +76,8 @@ def robustness(
         raise SettingsError(f"{run.folder} reads {known[0]} alone: nothing is left where it is missing. Try noise.")
     if not shares or not all(0 <= share <= 1 for share in shares):
         raise SettingsError("The shares of utterances are one or more numbers from 0 to 1.")
+    if at == "train" and kind == "missing" and max(shares) == 1:
+        raise SettingsError("Where a modality is missing in all of training, nothing is left to train: shares below 1.")
     device = record.device if device is None else device
     each = [Degradation(m, share, kind, noise) for m in modalities or known for share in shares]
     if at == "test":

@@ -194,7 +194,7 @@ def robustness(
     run: RunFolder,
     kind: Annotated[Literal["missing", "noise"], typer.Option(help="What happens to the modality.")] = "missing",
     at: Annotated[Literal["test", "train"], typer.Option(help="Degrade test; or train and validation, anew.")] = "test",
-    shares: Annotated[str, typer.Option(help="Comma-separated shares of the utterances.")] = "0,0.2,0.4,0.6,0.8,1",
+    shares: Annotated[str, typer.Option(help="Comma-separated shares of the utterances; default 0,0.2,...,1.")] = "",
     modalities: Modalities = "",
     metric: Annotated[str, typer.Option(help="What is printed; --json has all.")] = "",
     noise: Annotated[float, typer.Option(min=0, help="Deviation of the noise, in those of each dimension.")] = 1.0,
@@ -215,7 +215,7 @@ def robustness(
         run,
         kind=kind,
         at=at,
-        shares=numbers,
+        shares=numbers or None,
         modalities=listed(modalities) or None,
         noise=noise,
         store_path=store,
@@ -272,10 +272,12 @@ def _cell(cell: dict[str, Any], notes: list[str]) -> str:
         notes.append(f"–: {cell['why']}.")
         return f"–{paper}"
     ours = cell["ours"]
+    if "fewer" in cell:
+        notes.append(f"*: {cell['fewer']}.")
     spread = "" if ours["sd"] is None else f" ± {100 * ours['sd']:.1f}"
     if "same" in cell:
         notes.append(f"≡: coincides by construction with {cell['same']}, and was not run again.")
-    return f"{'≡ ' if 'same' in cell else ''}{100 * ours['mean']:.1f}{spread}{paper}"
+    return f"{'≡ ' if 'same' in cell else ''}{100 * ours['mean']:.1f}{spread}{'*' if 'fewer' in cell else ''}{paper}"
 
 
 def _interval(found: dict[str, Any]) -> str:

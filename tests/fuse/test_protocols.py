@@ -1,4 +1,4 @@
-"""Folds keep groups whole, validation is cut by group, classes are mapped, and the test split is not there for search."""
+"""Folds keep groups whole, validation is cut by group, classes are mapped, and search has no test split."""
 
 from __future__ import annotations
 
