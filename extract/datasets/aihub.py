@@ -5,7 +5,8 @@ https://aihub.or.kr/aihubdata/data/view.do?dataSetSn=263; the set of Yi, Kwak, S
 for Robust Multimodal Emotion Recognition", Electronics 14(22), 2025, https://doi.org/10.3390/electronics14224444.
 Licence: AI-Hub's terms of use; for people and institutions in Korea, after an application.
 Official counts: 43,991 utterances in three CSVs, one of the project's fourth year and two of its fifth. There are no
-official splits, and neither speakers nor dialogues are told apart: folds can only be random.
+official splits, and neither speakers nor dialogues are told apart: folds can only be of single utterances
+(`--protocol kfold:utterance:5 --group utterance=id`).
 
 Classes: five people named the emotion of each utterance. `emotion` is what three or more of them named; an utterance
 without such a majority has no label. `situation` is the emotion that the scenario was to bring about (column 상황).

@@ -4,8 +4,8 @@ Provenance: Koelstra, Mühl, Soleymani, Lee, Yazdani, Ebrahimi, Pun, Nijholt, Pa
 Analysis using Physiological Signals", IEEE Transactions on Affective Computing 3(1), 2012,
 https://doi.org/10.1109/T-AFFC.2011.15; https://www.eecs.qmul.ac.uk/mmv/datasets/deap/.
 Licence: an end user licence agreement, signed; research only.
-Official counts: subjects s01 to s32 with 40 videos each, 1280 trials. There are no official splits; folds that keep
-subjects apart are made of `speaker`.
+Official counts: subjects s01 to s32 with 40 videos each, 1280 trials. There are no official splits:
+`--protocol loso:subject` leaves one subject out.
 
 What is read: the preprocessed release, one file per subject, in Python's form (sXX.dat, a pickle of `data` and
 `labels`, read as data and never run) or Matlab's (sXX.mat): data (40 videos, 40 channels, 8064 samples at 128 Hz), of

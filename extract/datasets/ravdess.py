@@ -5,7 +5,7 @@ PLoS ONE 13(5), 2018, https://doi.org/10.1371/journal.pone.0196391; the files at
 https://zenodo.org/records/1188976.
 Licence: CC BY-NC-SA 4.0.
 Official counts: speech has 60 utterances of each of 24 actors, 1440: 192 of each emotion, 96 neutral ones. There are
-no official splits; folds that keep speakers apart are made of `speaker`.
+no official splits: `--protocol kfold:speaker:6` keeps speakers apart.
 
 A file's name is its annotation, seven codes of two digits: modality (01 sound and pictures, 02 pictures alone, 03 sound
 alone), vocal channel (01 speech, 02 song), emotion, intensity, statement, repetition, actor. Files are looked for
