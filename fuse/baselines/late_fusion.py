@@ -139,11 +139,12 @@ class LateFusion(Architecture):
             said.append(logits)
         each, available = torch.stack(said, dim=1), batch.available
         scores = each.new_zeros(available.shape) if self.gate is None else self.gate(torch.cat(read, dim=1))
-        weights = scores.masked_fill(~available, float("-inf")).softmax(dim=1)  # (3), (5)
+        shares = scores.masked_fill(~available, float("-inf")).log_softmax(dim=1)  # (3), (5)
         if self.fusion == "vote" and not self.training:
             logits = vote(each, available, self.kind)  # (4)
         else:
-            logits = mixture(each, weights, self.kind)
+            logits = mixture(each, shares, self.kind)
+        weights = shares.exp()
         drawn = {"weights": weights, "unimodal": said_alone(each, self.kind)}
         drawn |= {f"weight_{m}": weights[:, i] for i, m in enumerate(self.modalities)}
         return Output(logits.squeeze(-1) if self.kind == "regression" else logits, drawn=drawn)
@@ -188,11 +189,12 @@ def said_alone(each: Float[Tensor, "B M C"], kind: str) -> Float[Tensor, "B M C"
     return torch.sigmoid(each) if kind == "multilabel" else each.softmax(dim=-1)
 
 
-def mixture(each: Float[Tensor, "B M C"], weights: Float[Tensor, "B M"], kind: str) -> Float[Tensor, "B C"]:
-    """Logits of the weighted mean of the probabilities, or the weighted mean of the numbers (3), (5)."""
+def mixture(each: Float[Tensor, "B M C"], shares: Float[Tensor, "B M"], kind: str) -> Float[Tensor, "B C"]:
+    """Logits of the weighted mean of the probabilities, or the weighted mean of the numbers (3), (5); of the logarithms
+    of the weights."""
+    shares = shares[..., None]
     if kind == "regression":
-        return (weights[..., None] * each).sum(dim=1)
-    shares = weights[..., None].log()
+        return (shares.exp() * each).sum(dim=1)
     if kind == "classification":
         return (shares + each.log_softmax(dim=-1)).logsumexp(dim=1)
     yes, no = ((shares + F.logsigmoid(side)).logsumexp(dim=1) for side in (each, -each))
@@ -207,8 +209,7 @@ def vote(each: Float[Tensor, "B M C"], available: Bool[Tensor, "B M"], kind: str
         ordered = each.masked_fill(~there, float("inf")).sort(dim=1).values
         middle = [ordered.gather(1, place[..., None]) for place in ((count - 1) // 2, count // 2)]
         return ((middle[0] + middle[1]) / 2).squeeze(1)
-    weights = available / count.to(each.dtype)
-    mean = mixture(each, weights, kind)
+    mean = mixture(each, (available / count.to(each.dtype)).log(), kind)
     if kind == "classification":
         votes = (F.one_hot(each.argmax(dim=-1), each.shape[-1]) * there).sum(dim=1)
         return torch.logaddexp(votes.to(each.dtype).log(), mean) - (count + 1).to(each.dtype).log()
