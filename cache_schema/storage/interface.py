@@ -96,7 +96,20 @@ class Storage(ABC):
 
         Returns:
             Whether what lies under `key` now, read back, is `data`.
+
+        Raises:
+            StoreError: nothing can be read back, so that nobody knows whose file it is.
         """
+
+    def reads_back(self, key: str, data: bytes) -> bool:
+        """Whether `data` lies under `key`, where a file was just put; errors as in `put_if_absent`."""
+        STEPS.debug("read back %s", key)
+        found = self.get(key)
+        if found is None:
+            raise StoreError(
+                f"{self.location}/{key} was written and cannot be read back: does somebody delete in this store?"
+            )
+        return found == data
 
     @abstractmethod
     def new_folder(self, prefix: str) -> None:

@@ -97,8 +97,7 @@ class LocalStorage(Storage):
             finally:
                 STEPS.debug("remove %s", temporary.name)
                 temporary.unlink(missing_ok=True)
-        STEPS.debug("read back %s", key)
-        return self.get(key) == data
+        return self.reads_back(key, data)
 
     def make_folder(self, folder: Path) -> None:
         """Make `folder` and its parents, each on disk in the folder that holds it."""

@@ -106,8 +106,7 @@ class ObjectStorage(Storage):
                 obstore.put(self._client, key, data, mode="create", use_multipart=False)
             except FileNotFoundError as error:
                 raise StoreError(f"{self._where(key)}: {_reason(error)}") from error
-        STEPS.debug("read back %s", key)
-        return self.get(key) == data
+        return self.reads_back(key, data)
 
     def new_folder(self, prefix: str) -> None:
         """Folders are prefixes: there is nothing to make, but nothing may be there either."""

@@ -170,6 +170,19 @@ def test_who_wins_on_s3_is_what_is_read_back_whatever_the_server_said(s3: str, m
     assert not storage.put_if_absent("a.json", b"mine")
 
 
+def test_a_commit_that_cannot_be_read_back_keeps_its_data(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a moment on NFS: it may be one's own, so nothing that it names may be deleted."""
+    store = FeatureStore.open(location, mode="a")
+    store.append_samples(corpus(), utterances(4))
+    writer = store.writer("toy", spec(), PLAN)
+    real = type(store.storage).get
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match="cannot be read back"):
+        patch.setattr(type(store.storage), "get", lambda self, key: None if "/commits/" in key else real(self, key))
+        write(writer)
+    assert_intact(FeatureStore.open(location))
+    assert verify(store, deep=True) == []
+
+
 def test_a_server_that_ignores_conditions_is_refused(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = obstore.put
     store = FeatureStore.open(f"{s3}/earlier", mode="a")
