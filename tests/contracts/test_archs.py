@@ -69,8 +69,8 @@ def arch(name: str) -> ModuleType:
 
 
 def tails_of(arch: ModuleType) -> dict[str, tuple[int, ...]]:
-    """The paper's inputs, a few numbers wide."""
-    return {m: (*tail[:-1], WIDTH + i) for i, (m, tail) in enumerate(arch.INPUTS.items())}
+    """The paper's inputs, a few numbers wide; of a grid of patches 2 x 2 beside the class token."""
+    return {m: (*(min(n, 5) for n in tail[:-1]), WIDTH + i) for i, (m, tail) in enumerate(arch.INPUTS.items())}
 
 
 def companions_of(arch: ModuleType) -> dict[str, Companion]:
@@ -415,16 +415,16 @@ def test_saved_and_loaded_it_predicts_the_same_bits(arch: ModuleType, tmp_path: 
 def test_learns_32_samples_by_heart(arch: ModuleType) -> None:
     model, batch = make_model(arch), make_batch(arch, count=32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    for _ in range(150):
+    for step in range(1, 151):
         model.train()
         optimizer.zero_grad()
         loss_of(model, batch, CLASSIFICATION).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        model.eval()
-        with torch.no_grad():
-            if (model(batch).logits.argmax(dim=1) == batch.target).all():
-                return
+        if step % 5 == 0:
+            with torch.no_grad():
+                if (model.eval()(batch).logits.argmax(dim=1) == batch.target).all():
+                    return
     pytest.fail("150 steps did not fit 32 samples")
 
 
