@@ -73,10 +73,13 @@ def print_result(result: Result) -> None:
     if tables[0]:
         OUT.print()
         OUT.print(class_table(tables))
-    used = ", ".join(f"{m} {f['name']}@{f['fingerprint'][:8]}" for m, f in record.features.items())
+    read = {**record.features, **record.companions}
+    used = ", ".join(f"{m} {f['name']}@{f['fingerprint'][:8]}" for m, f in read.items())
     OUT.print(f"\n{record.arch}: {record.parameters:,} parameters; {used}")
     if record.random_weights:
         OUT.print("Features of random weights: a trial, not a result.")
+    for companion, why in record.without.items():
+        OUT.print(f"Without {companion}: {why}.")
     for what, count in record.left_out.items():
         if count:
             OUT.print(f"Left out, {what}: {count if isinstance(count, int) else len(count)}")
@@ -103,6 +106,11 @@ def print_architecture(found: dict[str, Any]) -> None:
         OUT.print(table)
     reads = "; ".join(f"{modality}: {', '.join(names)}" for modality, names in found["modalities"].items())
     OUT.print(f"\nReads, best first: {reads}")
+    for name, companion in found["companions"].items():
+        OUT.print(
+            f"Reads {name} on the frames of {companion['modality']}, from {' or '.join(companion['features'])}; "
+            f"without, {companion['without']}."
+        )
     OUT.print(f"Parameters are counted for seven classes and inputs of {found['inputs']}")
 
 

@@ -34,7 +34,7 @@ class Sources:
     Attributes:
         companions: those that there are, by name.
         features: the feature that each is made from.
-        without: the others: name -> why there is none.
+        without: the others: name -> why there is none, and what the architecture then does.
     """
 
     companions: dict[str, Companion]
@@ -68,7 +68,7 @@ def choose_companions(
     for name, companion in companions.items():
         wanted = features.get(name) or next((n for n in companion.features if n in there), None)
         if wanted is None:
-            without[name] = f"the store has no {' or '.join(companion.features)} feature"
+            without[name] = f"the store has no {' or '.join(companion.features)} feature, so {companion.without}"
             continue
         feature_name, _, fingerprint = wanted.partition("@")
         feature = store.feature(dataset, feature_name, fingerprint or None)
@@ -78,7 +78,7 @@ def choose_companions(
         elif name in features:
             raise SettingsError(f"{dataset}: {name} cannot be made from {wanted}: {reason}.")
         else:
-            without[name] = reason
+            without[name] = f"{reason}, so {companion.without}"
     return Sources({name: companions[name] for name in found}, found, without)
 
 

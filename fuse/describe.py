@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import asdict
 from typing import Any
 
 from cache_schema.samples import Target
@@ -29,9 +30,9 @@ def describe(arch: str) -> dict[str, Any]:
     """All there is to know about an architecture before training it.
 
     Returns:
-        arch; paper, the head of its file; modalities, with the features preferred for each; settings and training, each
-        a list of name, type, default and meaning; ablations; parameters by block and in all, counted for `inputs`, the
-        paper's shapes, and seven classes.
+        arch; paper, the head of its file; modalities, with the features preferred for each; companions, each as
+        `fuse.arch.Companion` has it; settings and training, each a list of name, type, default and meaning; ablations;
+        parameters by block and in all, counted for `inputs`, the paper's shapes, and seven classes.
     """
     module = ARCHS.load(arch)
     network = module.build(module.Config(), module.INPUTS, EXAMPLE)
@@ -40,6 +41,7 @@ def describe(arch: str) -> dict[str, Any]:
         "arch": arch,
         "paper": module.__doc__,
         "modalities": {modality: list(names) for modality, names in module.PREFERS.items()},
+        "companions": {name: asdict(companion) for name, companion in getattr(module, "COMPANIONS", {}).items()},
         "settings": fields(module.Config()),
         "training": fields(module.TRAINING),
         "ablations": module.ABLATIONS,

@@ -158,8 +158,8 @@ def test_the_store_may_lack_what_they_are_made_from_and_it_is_said(tmp_path: Pat
     data, without = read(build(tmp_path, words=None, landmarks=None))
     assert data.companions == {} and data.batch(torch.tensor([0])).companions == {}
     assert without == {
-        "intervals": "the store has no words feature",
-        "landmarks": "the store has no landmarks feature",
+        "intervals": "the store has no words feature, so tokens stand alone",
+        "landmarks": "the store has no landmarks feature, so the class token alone is read",
     }
 
 
@@ -178,7 +178,8 @@ def test_what_cannot_be_laid_is_said_and_refused_where_it_was_asked_for(
     other = SPECS[changed].model_copy(update={"rate_hz": None, "arrays": SPECS[changed].arrays[:1]})
     store = build(tmp_path, **{changed: other})
     data, without = read(store)
-    assert without == {companion: reason} and companion not in data.companions
+    said = f"{reason}, so {COMPANIONS[companion].without}"
+    assert without == {companion: said} and companion not in data.companions
     asked = COMPANIONS[companion].features[0]
     with pytest.raises(SettingsError, match=f"toy: {companion} cannot be made from {asked}: {reason}"):
         read(store, **{companion: asked})
@@ -188,7 +189,10 @@ def test_intervals_need_the_speech_that_they_are_in(tmp_path: Path) -> None:
     store = build(tmp_path)
     chosen = choose_features(store, "toy", PREFERS, ["text"], {})
     sources = choose_companions(store, "toy", COMPANIONS, chosen, {})
-    assert sources.without == {"intervals": "speech is not used", "landmarks": "vision is not used"}
+    assert sources.without == {
+        "intervals": "speech is not used, so tokens stand alone",
+        "landmarks": "vision is not used, so the class token alone is read",
+    }
 
 
 def test_words_that_are_not_extracted_yet_are_asked_for(tmp_path: Path) -> None:
