@@ -23,6 +23,8 @@ from fuse.arch import Batch, Unit
 
 POOL = 16
 JITTER = 0.2
+NUMBERS = 2**25
+"""How many numbers are held in double precision at a time: of a picture's frames fewer than of a vector's."""
 
 
 @dataclass(frozen=True)
@@ -293,7 +295,10 @@ def scales(train: Dataset, standardize: bool) -> dict[str, tuple[Tensor, Tensor]
             found[modality] = (torch.zeros(tail), torch.ones(tail))
             continue
         total, squares, count = torch.zeros(tail).double(), torch.zeros(tail).double(), 0
-        for start, length in _chunks(train.starts[modality][rows].tolist(), train.lengths[modality][rows].tolist()):
+        most = max(1, NUMBERS // frames[0].numel())
+        for start, length in _chunks(
+            train.starts[modality][rows].tolist(), train.lengths[modality][rows].tolist(), most
+        ):
             part = frames[start : start + length].double().cpu()
             total += part.sum(dim=0)
             squares += part.square().sum(dim=0)
@@ -314,7 +319,7 @@ def _cut(rows: Tensor, size: int) -> list[Tensor]:
     return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
-def _chunks(starts: Sequence[int], lengths: Sequence[int], most: int = 65536) -> Iterator[tuple[int, int]]:
+def _chunks(starts: Sequence[int], lengths: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
     """Stretches of frames, neighbours joined, none much longer than `most`."""
     begin = end = -1
     for start, length in zip(starts, lengths, strict=True):

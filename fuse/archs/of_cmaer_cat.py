@@ -55,7 +55,7 @@ from fuse.tables import Column, Row, Table
 from fuse.train_config import TrainConfig
 
 PREFERS = {
-    "vision": ("resnet", "vit", "face_crops"),
+    "vision": ("resnet", "vit", "face-crops"),
     "speech": ("logmel", "mfcc", "hubert"),
     "text": ("roberta", "bert", "koelectra"),
     "physiology": ("physio",),
