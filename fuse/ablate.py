@@ -90,7 +90,8 @@ def ablate(
     Returns:
         arch, dataset, seeds, folder; tables: each with title, columns and rows. A row's cells, one per column, have
         `paper` and either `ours` (a `metrics.summary`), `same` (the row and column that it coincides with by
-        construction), both being there where it is so, or `why` there is no number.
+        construction), both being there where it is so, or `why` there is no number; `fewer` says how many utterances
+        were left out for want of the cell's modalities.
 
     Raises:
         SettingsError: the architecture has no such table.
@@ -145,7 +146,7 @@ def ablate(
                         runs[cell.key] = done.run(cell.key, partial(train, table, cell))
                     run = runs[cell.key]
                     printed |= {"metric": name, "ours": run.metrics["test"][name], "run": run.folder.name}
-                    empty = len(run.record.left_out["empty"])
+                    empty = sum(len(ids) for what, ids in run.record.left_out.items() if what.startswith("empty"))
                     if empty:
                         printed["fewer"] = f"{empty} utterances have none of {' and '.join(modalities)}: left out"
                     earlier = first.setdefault(cell.key, (f"Table {table.key}, {cell.row}", cell.column))

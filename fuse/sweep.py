@@ -219,7 +219,8 @@ def sweep(
         "seeds": seeds,
         "trials": listed,
         "best": best,
-        "assignments": [*base, *assigned(best["settings"])],
+        "assignments": [a for a in base if a.partition("=")[0].strip() not in best["settings"]]
+        + assigned(best["settings"]),
     }
     write_json(folder / BEST, found)
     return found
