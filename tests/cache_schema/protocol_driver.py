@@ -6,6 +6,7 @@
     share PLACE WRITERS       so many writers extract what is to do, while one process reads all that there is and one
                               deletes and corrects samples; prints what each writer committed, and the reader's passes
     append PLACE WRITERS      so many processes append rows of their own at once
+    busy PLACE DATASET        extract one feature of a dataset after another until killed; a line for each segment
 
 A place is a folder or a URL. The parent of the forks touches neither zarr nor obstore itself: their threads would
 not survive the fork.
@@ -13,6 +14,7 @@ not survive the fork.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import multiprocessing
@@ -21,13 +23,14 @@ import random
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet  # noqa: F401 - imported before the forks, as zarr is
 import zarr  # noqa: F401
-from store_builders import PLAN, PROVENANCE, assert_intact, build, corpus, row, rows, spec, utterances, write
+from store_builders import PLAN, PROVENANCE, arrays, assert_intact, build, corpus, row, rows, spec, utterances, write
 
 from cache_schema import writer
 from cache_schema.repair import gc
@@ -226,9 +229,22 @@ def append(place: str, number: int, start: Any, results: Any) -> None:
     results.put((number, "done"))
 
 
+def busy(place: str, dataset: str) -> None:
+    store = FeatureStore.open(place, mode="a")
+    for version in itertools.count(1):
+        one = store.writer(dataset, spec(version=version), PLAN)
+        for segment in one.todo():
+            made = [arrays(one.spec, 3, seed) for seed in range(len(segment))]
+            one.commit(segment, list(made), [None] * len(segment), PROVENANCE)
+            print(segment.name, flush=True)  # noqa: T201 - the result
+            time.sleep(0.05)
+
+
 if __name__ == "__main__":
     verb, place = sys.argv[1:3]
-    if verb == "kill":
+    if verb == "busy":
+        busy(place, sys.argv[3])
+    elif verb == "kill":
         kill(place, int(sys.argv[3]), int(sys.argv[4]))
     else:
         many = int(sys.argv[3])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -129,9 +131,34 @@ def test_extraction_after_damage_computes_that_segment_and_nothing_else(
     assert "Deleted samples, which stay out: 1." in " ".join(after.err.split())
 
 
-def test_training_and_evaluating_from_s3(mer: Any, small_corpus: Path, s3: str, tmp_path: Path) -> None:
+@pytest.fixture
+def writer_at_work(s3: str) -> Iterator[Any]:
+    """Starts a process that extracts into a dataset until it is killed; returns it when it has begun."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(dataset: str) -> subprocess.Popen[str]:
+        driver = Path(__file__).with_name("protocol_driver.py")
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(driver.parents[2]), str(driver.parent)])}
+        words = [sys.executable, str(driver), "busy", s3, dataset]
+        process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None and process.stdout.readline()
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def test_training_and_evaluating_from_s3_while_another_process_extracts(
+    mer: Any, small_corpus: Path, s3: str, tmp_path: Path, writer_at_work: Any
+) -> None:
     at = ("--store", s3)
     assert mer("extract", "--dataset", "meld", "--root", small_corpus, *at, "--encoders", "mfcc").code == 0
+    process = writer_at_work("meld")
     words = ["fuse", "train", "--arch", "hff", "--dataset", "meld", *at, "--modalities", "speech", "--seeds", "1"]
     words += ["--set", "steps=2", "--set", "layers=1", "--set", "max_epochs=1", "--jobs", "1", "--json"]
     trained = mer(*words, "--out", str(tmp_path))
@@ -140,3 +167,8 @@ def test_training_and_evaluating_from_s3(mer: Any, small_corpus: Path, s3: str, 
     assert json.loads(record.read_bytes())["store"] == s3
     evaluated = mer("fuse", "eval", record.parent, "--json")
     assert evaluated.code == 0 and evaluated.json["identical"], evaluated.err
+    assert process.poll() is None, "the writer was at work all the time"
+    process.kill()
+    written = len(process.communicate()[0].splitlines())
+    assert written >= 1, "and wrote meanwhile"
+    assert mer("store", "verify", "--deep", *at).code == 0
