@@ -138,6 +138,7 @@ def import_features(
     for source in sources:
         if not source.exists():
             raise DataError(f"{source} does not exist.")
+    stamps = [_stamp(source, store_path) for source in sources]
     with module.read(sources, config) as read:
         foreign: Foreign = read
         if not foreign.utterances or not foreign.features:
@@ -145,7 +146,9 @@ def import_features(
         utterances = with_folds(with_id_parts(foreign.utterances, config.id_pattern), folds)
         corpus = corpus_of(dataset, foreign, config)
         ids = [u.id for u in utterances]
-        surveys = [survey(feature, ids, dtype, non_finite) for feature in foreign.features]
+        steps = _Steps(progress, 2 * len(ids) * len(foreign.features))
+        surveys = [survey(feature, ids, dtype, non_finite, steps.take) for feature in foreign.features]
+        _require_unchanged(sources, stamps, store_path, "Import it again")
         notes = [*config.notes, *foreign.notes, *(note for found in surveys for note in _notes(found))]
         seconds = [u.duration for u in utterances]
         specs = [_spec(format_name, found, seconds, non_finite) for found in surveys]
@@ -156,7 +159,8 @@ def import_features(
             corpus, notes = store.samples(dataset).corpus, notes + more
         added = store.append_samples(corpus, utterances)
         writers = [store.writer(dataset, spec) for spec in specs]
-        written = _write(surveys, writers, non_finite, _provenance(format_name, foreign), progress)
+        written = _write(surveys, writers, non_finite, _provenance(format_name), steps)
+        _require_unchanged(sources, stamps, store_path, "Remove its features with `mer store rm` and import it again")
     features = [_imported(store, dataset, s, spec, n) for s, spec, n in zip(surveys, specs, written, strict=True)]
     samples = store.samples(dataset)
     splits: dict[str, int] = {}
@@ -213,13 +217,12 @@ def _write(
     writers: Sequence[FeatureWriter],
     non_finite: NonFinite,
     provenance: dict[str, Any],
-    progress: Progress,
+    steps: _Steps,
 ) -> list[int]:
     """Commit what is not committed yet; rows that were written, by feature."""
     todo = [writer.todo() for writer in writers]
-    total = sum(len(segment) for segments in todo for segment in segments)
-    written, done = [0] * len(writers), 0
-    progress(done, total, 0)
+    steps.expect(sum(len(segment) for segments in todo for segment in segments))
+    written = [0] * len(writers)
     for index, (found, writer) in enumerate(zip(surveys, writers, strict=True)):
         facts = {**provenance, "imported": {**provenance["imported"], **found.feature.origin}}
         for segment in todo[index]:
@@ -231,12 +234,47 @@ def _write(
             ]
             if writer.commit(segment, rows, [None] * len(rows), facts):
                 written[index] += len(rows)
-            done += len(rows)
-            progress(done, total, 0)
+            steps.take(len(rows))
     return written
 
 
-def _provenance(format_name: str, foreign: Foreign) -> dict[str, Any]:
+class _Steps:
+    """Rows that were looked at and rows that were written, for a bar."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._done, self._total = progress, 0, total
+
+    def take(self, rows: int) -> None:
+        """So many more are done."""
+        self._done += rows
+        self._progress(self._done, self._total, 0)
+
+    def expect(self, rows: int) -> None:
+        """So many are left."""
+        self._total = self._done + rows
+        self.take(0)
+
+
+def _stamp(path: Path, store_path: str) -> tuple[int, int, int]:
+    """(files, bytes, last change in ns) of a file or a folder, a store in it left out: what another would change."""
+    files = [path] if path.is_file() else (p for p in path.rglob("*") if not p.is_relative_to(store_path))
+    found = [p.stat() for p in files if p.is_file()]
+    return len(found), sum(s.st_size for s in found), max((s.st_mtime_ns for s in found), default=0)
+
+
+def _require_unchanged(
+    sources: Sequence[Path], stamps: Sequence[tuple[int, int, int]], store_path: str, advice: str
+) -> None:
+    """The digests that were taken must be those of the numbers that were read."""
+    for source, stamp in zip(sources, stamps, strict=True):
+        if _stamp(source, store_path) != stamp:
+            raise DataError(
+                f"{source} was changed while it was imported: what was read is not what its digest says. {advice} "
+                "when nobody writes to it."
+            )
+
+
+def _provenance(format_name: str) -> dict[str, Any]:
     return {
         "host": platform.node(),
         "device": "none",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cache_schema.errors import DataError, first_line
 from cache_schema.exchange.pickles import unpickle
 
-MAX_MEMBER_BYTES = 4 << 30
+MAX_MEMBER_BYTES = 1 << 30
 """A larger array in an `.npz` file, or one that unpacks to more, is refused."""
 
 _NO_ARRAY = (OSError, ValueError, TypeError, SyntaxError, OverflowError, EOFError, RecursionError, tokenize.TokenError)

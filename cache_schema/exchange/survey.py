@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -48,7 +48,13 @@ class Survey:
     identical: list[list[str]] = field(default_factory=list)
 
 
-def survey(feature: ForeignFeature, ids: Sequence[str], dtype: Kept, non_finite: NonFinite) -> Survey:
+def survey(
+    feature: ForeignFeature,
+    ids: Sequence[str],
+    dtype: Kept,
+    non_finite: NonFinite,
+    step: Callable[[int], None] = lambda rows: None,
+) -> Survey:
     """Look at every number of a feature.
 
     Args:
@@ -56,6 +62,7 @@ def survey(feature: ForeignFeature, ids: Sequence[str], dtype: Kept, non_finite:
         ids: the samples to look at, in order.
         dtype: type of the stored values; keep: the file's own, float32 where the store has no such type.
         non_finite: what becomes of values that are NaN or infinite.
+        step: called with the number of rows that were looked at since the last call.
 
     Raises:
         DataError: non-finite values that are to be refused, values that do not fit the type, or arrays of other
@@ -80,6 +87,7 @@ def survey(feature: ForeignFeature, ids: Sequence[str], dtype: Kept, non_finite:
             result.frames += len(row["values"])
             if row["values"].size:
                 by_digest[hashlib.sha256(np.ascontiguousarray(row["values"]).tobytes()).digest()].append(id_)
+        step(1)
     if result.masked and non_finite == "refuse":
         raise DataError(
             f"{feature.name}: {len(result.masked)} samples have non-finite values, the first is {result.masked[0]!r}; "

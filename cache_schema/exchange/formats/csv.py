@@ -7,7 +7,6 @@ label that stands in several files is compared in all of them.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from cache_schema.errors import DataError, SettingsError, first_line
+from cache_schema.errors import DataError, SettingsError
+from cache_schema.exchange.csv_lines import Column, Place, cell_number, cell_numbers, csv_lines, label_code
 from cache_schema.exchange.foreign import (
     Description,
     Foreign,
     ForeignArray,
     ForeignFeature,
     feature_name,
-    inside,
     modality_of,
     one_source,
     sha256_of,
@@ -41,9 +40,6 @@ FOLDER/order_train.csv              which sample each line of the split's matric
                                     the matrices hold the id themselves
 FOLDER/audio_train.csv ...          numbers, one line per sample; label columns are compared with the samples'
 A recipe (a TOML file with the settings below, or a name as mosi) says how they join."""
-
-Column = int | str
-"""A column by number, counted from 0 or from -1 at the end, or by the name in the header."""
 
 
 class Samples(Spec):
@@ -173,7 +169,7 @@ def _read_samples(folder: Path, config: ImportConfig) -> dict[str, _Found]:
         return {}
     table, found = config.samples, dict[str, _Found]()
     fields = {name: getattr(table, name) for name in ("text", "speaker", "dialogue", "turn", "split")}
-    for where, line, index in _lines(folder, table.file, config):
+    for where, line, index in csv_lines(folder, table.file, config.header, config.delimiter):
         id_ = line[index(table.id)].strip()
         if not id_ or id_ in found:
             raise DataError(f"{where}: " + (f"the id {id_!r} stands there twice." if id_ else "the id is empty."))
@@ -181,7 +177,7 @@ def _read_samples(folder: Path, config: ImportConfig) -> dict[str, _Found]:
             name: line[index(column)].strip() or None for name, column in fields.items() if column is not None
         }
         if facts.get("turn") is not None:
-            facts["turn"] = int(_number(facts["turn"], where))
+            facts["turn"] = int(cell_number(facts["turn"], where))
         if facts.get("split") is not None:
             facts["split"] = split_named(facts["split"], where)
         found[id_] = _Found(facts)
@@ -192,10 +188,10 @@ def _read_samples(folder: Path, config: ImportConfig) -> dict[str, _Found]:
 def _read_order(folder: Path, config: ImportConfig, split: str, order: Order, table: Sequence[str]) -> list[str]:
     """The ids of the lines of a split's matrices."""
     ids = []
-    for where, line, index in _lines(folder, order.file, config):
+    for where, line, index in csv_lines(folder, order.file, config.header, config.delimiter):
         cell = line[index(order.column)].strip()
         if order.by == "row":
-            row = _number(cell, where)
+            row = cell_number(cell, where)
             if row != int(row) or not 0 <= row < len(table):
                 raise DataError(f"{where}: {cell} is no row of the table of {len(table)} samples.")
             cell = table[int(row)]
@@ -218,7 +214,7 @@ def _read_feature(
         number, ids = 0, None if matrix.id is not None else order.get(split, order.get("all"))
         if matrix.id is None and ids is None:
             raise SettingsError(f"{name}: nothing says which samples the lines of {file} are: give id or order.")
-        for where, line, index in _lines(folder, file, config):
+        for where, line, index in csv_lines(folder, file, config.header, config.delimiter):
             left_out = {index(c) for c in (*matrix.ignore, *matrix.labels.values())}
             if matrix.id is not None:
                 left_out.add(index(matrix.id))
@@ -239,7 +235,7 @@ def _read_feature(
                     raise DataError(f"{where}: {id_!r} is in {named} here and in {one.facts['split']} elsewhere.")
             _note_labels(one, id_, line, index, matrix.labels, where, config)
             numbers = [cell for place, cell in enumerate(line) if place not in left_out]
-            rows[id_] = _numbers(numbers, where)
+            rows[id_] = cell_numbers(numbers, where)
             width = len(numbers) if width is None else width
             if len(numbers) != width:
                 raise DataError(f"{where}: {len(numbers)} numbers where {name} has {width}.")
@@ -266,76 +262,14 @@ def _read_feature(
     )
 
 
-def _lines(folder: Path, name: str, config: ImportConfig) -> Iterator[tuple[str, list[str], Any]]:
-    """(where, cells, column -> place) of each line of a file; all lines are equally long."""
-    path = inside(folder, name, "csv")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as opened:
-            lines = csv.reader(opened, delimiter=config.delimiter, strict=True)
-            header = [cell.strip() for cell in next(lines, [])] if config.header else []
-            width = len(header) or None
-            for cells in lines:
-                where = f"{name}, line {lines.line_num}"
-                if not cells:
-                    continue
-                width = len(cells) if width is None else width
-                if len(cells) != width:
-                    raise DataError(f"{where}: {len(cells)} columns where the others have {width}.")
-
-                def place(column: Column, width: int = width, where: str = where) -> int:
-                    return _place(column, header, width, where)
-
-                yield where, cells, place
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as CSV in UTF-8: {first_line(error)}.") from error
-
-
-def _place(column: Column, header: Sequence[str], width: int, where: str) -> int:
-    if isinstance(column, str):
-        if header.count(column) != 1:
-            raise DataError(f"{where}: the header has {header.count(column)} columns called {column!r}.")
-        return header.index(column)
-    if not -width <= column < width:
-        raise DataError(f"{where}: there is no column {column}; there are {width}.")
-    return column % width
-
-
-def _number(cell: str, where: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        raise DataError(f"{where}: {cell!r} is no number.") from None
-
-
-def _numbers(cells: Sequence[str], where: str) -> NDArray[np.float64]:
-    """A line's numbers; an empty cell is a number that is not there, NaN."""
-    try:
-        return np.array([cell if cell.strip() else "nan" for cell in cells], np.float64)
-    except ValueError:
-        for cell in cells:
-            if cell.strip():
-                _number(cell, where)
-        raise
-
-
-def _code(cell: str) -> str:
-    """A label as it is compared: a whole number without its decimals."""
-    text = cell.strip()
-    try:
-        value = float(text)
-    except ValueError:
-        return text
-    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
-
-
 def _note_labels(
-    one: _Found, id_: str, line: list[str], index: Any, labels: dict[str, Column], where: str, config: ImportConfig
+    one: _Found, id_: str, line: list[str], index: Place, labels: dict[str, Column], where: str, config: ImportConfig
 ) -> None:
     """Remember a sample's labels, and compare them with what another file says."""
     for target, column in labels.items():
         if target not in config.targets:
             raise SettingsError(f"{where}: a label of {target!r}, and `targets` does not say what that is.")
-        code = _code(line[index(column)])
+        code = label_code(line[index(column)])
         before, first = one.labels.setdefault(target, (code, where))
         if before != code:
             raise DataError(f"{where}: the {target} of {id_!r} is {code} here and {before} in {first}.")
@@ -348,9 +282,9 @@ def _utterance(id_: str, found: _Found, config: ImportConfig) -> Utterance:
         target = config.targets[name]
         if target.kind == "regression":
             if code:
-                scores[name] = _number(code, where)
+                scores[name] = cell_number(code, where)
         elif code:
-            codes = [_code(c) for c in target.codes or target.classes]
+            codes = [label_code(c) for c in target.codes or target.classes]
             if len(codes) != len(target.classes) or code not in codes:
                 raise DataError(f"{where}: the {name} of {id_!r} is {code!r}, not one of {', '.join(codes)}.")
             labels[name] = target.classes[codes.index(code)]

@@ -72,11 +72,11 @@ def read(sources: Sequence[Path], config: ImportConfig) -> Iterator[Foreign]:
         SettingsError: a folder's modality is not said.
     """
     folders = [_listing(source) for source in sources]
-    labelled = _labels(Path(config.labels), config) if config.labels is not None else {}
+    notes: list[str] = []
+    labelled = _labels(Path(config.labels), config, notes) if config.labels is not None else {}
     ids = list(labelled) or sorted({name for listing in folders for name in listing})
     utterances = [_utterance(id_, *labelled.get(id_, (None, {})), config) for id_ in ids]
     features = [_feature(s, listing, config) for s, listing in zip(sources, folders, strict=True)]
-    notes = []
     for source, listing in zip(sources, folders, strict=True):
         if more := sorted(set(listing) - set(ids)):
             notes.append(f"{source}: {len(more)} samples without labels were left out, the first is {more[0]!r}.")
@@ -138,20 +138,25 @@ def _frames(path: Path) -> NDArray[Any]:
     return values[None, :] if values.ndim == 1 else values
 
 
-def _labels(path: Path, config: ImportConfig) -> dict[str, tuple[Split | None, dict[str, Any]]]:
+def _labels(path: Path, config: ImportConfig, notes: list[str]) -> dict[str, tuple[Split | None, dict[str, Any]]]:
     """The split and the labels of each sample."""
     if path.suffix == ".csv":
         return {name: (None, facts) for name, facts in _csv(path, config)}
     found: dict[str, tuple[Split | None, dict[str, Any]]] = {}
+    parts: dict[Split | None, list[str]] = {}
     for key, array in read_npz(path).items():
         corpus = array.item() if isinstance(array, np.ndarray) and array.ndim == 0 else array
         split = SPLIT_NAMES.get(re.sub(r"[0-9]*(_corpus)?$", "", key))
+        parts.setdefault(split, []).append(key)
         if not isinstance(corpus, dict) or not all(isinstance(one, dict) for one in corpus.values()):
             raise DataError(f"{path}: {key} is no dictionary of labels by sample.")
         for name, facts in corpus.items():
             if str(name) in found:
                 raise DataError(f"{path}: {name!r} stands there twice.")
             found[str(name)] = (split, facts)
+    notes += [
+        f"{path.name}: {', '.join(keys)} are all of the split {split}." for split, keys in parts.items() if keys[1:]
+    ]
     return found
 
 
@@ -199,7 +204,12 @@ def _targets(utterances: Sequence[Utterance], config: ImportConfig) -> tuple[Tar
     """What the labels tell apart: an `emo` that is the same everywhere is none."""
     targets = []
     if config.emotion is not None:
-        classes = config.classes or tuple(sorted({u.labels[config.emotion] for u in utterances if u.labels}))
+        classes = config.classes or tuple(
+            sorted(
+                {u.labels[config.emotion] for u in utterances if u.labels},
+                key=lambda c: (len(c) if c.isdecimal() else 0, c),
+            )
+        )
         if len(classes) > 1:
             targets.append(Target(name=config.emotion, kind="classification", classes=classes))
     if config.valence is not None and any(u.scores for u in utterances):

@@ -356,6 +356,7 @@ def mertools(tmp_path: Path) -> Path:
         tmp_path / "label.npz",
         train_corpus={"s1": {"emo": 1, "val": np.float64(0.5)}, "s2": {"emo": 0, "val": -10}},  # type: ignore[arg-type]
         test1_corpus={"s3": {"emo": 1, "val": ""}},  # type: ignore[arg-type]
+        test2_corpus={},  # type: ignore[arg-type]
     )
     return tmp_path
 
@@ -368,6 +369,7 @@ def test_mertools_folders(mertools: Path) -> None:
     settings = [MODALITIES, f"labels={mertools / 'label.npz'}", 'classes=["neutral", "angry"]']
     report = bring_in("mertools", folders, *settings)
     assert report.splits == {"train": 2, "test": 1}
+    assert any("test1_corpus, test2_corpus are all of the split test" in note for note in report.notes)
     assert sum("'extra'" in note for note in report.notes) == 2
     store = FeatureStore.open(mertools / "store")
     samples = store.samples("peer")

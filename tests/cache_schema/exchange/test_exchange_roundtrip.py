@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from exchange_builders import (
     utterances,
 )
 
-from cache_schema.errors import DataError, MissingFeature, SettingsError
+from cache_schema.errors import DamagedError, DataError, MissingFeature, SettingsError
 from cache_schema.exchange.formats import FORMATS
 from cache_schema.store import FeatureStore
 from cache_schema.verify import verify
@@ -250,6 +251,35 @@ def test_a_stopped_import_goes_on_where_it_was(
         assert_same_feature(store, new, spec.feature)
 
 
+def test_a_file_that_changes_meanwhile_is_refused(store: FeatureStore, tmp_path: Path) -> None:
+    export("hdf5", Path(store.location), tmp_path / "out.h5", "bert")
+
+    def touch(done: int, total: int, failed: int) -> None:
+        os.utime(tmp_path / "out.h5", ns=(1, done))
+
+    with pytest.raises(DataError, match="was changed while it was imported"):
+        bring_in("hdf5", tmp_path / "out.h5", tmp_path / "new", progress=touch)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_damaged_store_is_not_exported(tmp_path: Path) -> None:
+    build(tmp_path / "store", features=("bert",))
+    shard = max((tmp_path / "store" / "features").rglob("0"), key=lambda p: p.stat().st_size if p.is_file() else -1)
+    shard.write_bytes(_flip(shard.read_bytes(), 3))
+    with pytest.raises(DamagedError):
+        export("npy", tmp_path / "store", tmp_path / "out")
+    assert listing(tmp_path) == {"store", *(f"store/{name}" for name in listing(tmp_path / "store"))}
+
+
+def test_progress_ends_where_it_said(store: FeatureStore, tmp_path: Path) -> None:
+    seen: list[tuple[int, int, int]] = []
+    export("npy", Path(store.location), tmp_path / "out", progress=lambda *at: seen.append(at))
+    assert seen[-1] == (3 * len(IDS), 3 * len(IDS), 0)
+    for rows in (6 * len(IDS), 3 * len(IDS)):
+        bring_in("npy", tmp_path / "out", tmp_path / "new", progress=lambda *at: seen.append(at))
+        assert seen[-1] == (rows, rows, 0)
+
+
 def test_into_a_dataset_that_is_there(store: FeatureStore, tmp_path: Path) -> None:
     export("hdf5", Path(store.location), tmp_path / "out.h5", "bert")
     build(tmp_path / "same", features=("text",))
@@ -374,7 +404,7 @@ def test_damaged_files_give_one_line_or_another_feature(
     intact = bring_in(format_name, top, tmp_path / "intact")
     fingerprints = {f.fingerprint for f in intact.features}
     generator = np.random.default_rng(0)
-    for number, file in enumerate(list(_files(top))[:: 1 if format_name != "npy" else 12]):
+    for number, file in enumerate(list(_files(top))[:: {"npy": 16, "arrow": 2, "hdf5": 1}[format_name]]):
         whole = file.read_bytes()
         if not whole:
             continue
