@@ -42,14 +42,14 @@ def test_the_balance_is_that_of_the_switch_transformer() -> None:
     model, x = mixture(4, 1), torch.randn(20, 6, dtype=torch.float64)
     routed = model(x)
     shares = [float((routed.gate.argmax(dim=1) == e).double().mean()) for e in range(4)]
-    expected = 4 * sum(f * float(routed.gate[:, e].mean()) for e, f in enumerate(shares))
-    assert float(routed.balance) == pytest.approx(expected)
+    expected = 4 * sum(f * routed.gate[:, e].mean().item() for e, f in enumerate(shares))
+    assert routed.balance.item() == pytest.approx(expected)
     torch.nn.init.zeros_(model.router.weight)
     torch.nn.init.constant_(model.router.bias, 0.0)
-    assert float(model(x).balance) == pytest.approx(1.0)
+    assert model(x).balance.item() == pytest.approx(1.0)
     with torch.no_grad():
         model.router.bias[2] = 50.0
-    assert float(model(x).balance) == pytest.approx(4.0)
+    assert model(x).balance.item() == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize("top", [1, 2])
