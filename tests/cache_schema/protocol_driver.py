@@ -237,7 +237,7 @@ def busy(place: str, dataset: str) -> None:
             made = [arrays(one.spec, 3, seed) for seed in range(len(segment))]
             one.commit(segment, list(made), [None] * len(segment), PROVENANCE)
             print(segment.name, flush=True)  # noqa: T201 - the result
-            time.sleep(0.05)
+            time.sleep(0.3)
 
 
 if __name__ == "__main__":
