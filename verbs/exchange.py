@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from cache_schema.settings import Spec
 from terminal import OUT, indented, print_json, row_bar, table_of
 from verbs.options import DEFAULT_STORE, AsJson, StorePath
 
@@ -164,21 +165,27 @@ def _print_import(report: ImportReport) -> None:
 
 
 def _format(module: Any) -> dict[str, Any]:
-    def settings(name: str) -> dict[str, tuple[str, str]] | None:
-        model = getattr(module, name, None)
-        if model is None:
-            return None
-        return {
-            key: ("required" if f.is_required() else str(f.get_default(call_default_factory=True)), f.description or "")
-            for key, f in model.model_fields.items()
-        }
-
     return {
         "summary": module.SUMMARY,
         "layout": module.LAYOUT,
-        "import": settings("ImportConfig"),
-        "export": settings("ExportConfig"),
+        "import": _settings(getattr(module, "ImportConfig", None)),
+        "export": _settings(getattr(module, "ExportConfig", None)),
     }
+
+
+def _settings(model: type[Spec] | None, prefix: str = "") -> dict[str, tuple[str, str]] | None:
+    """(default, meaning) of each setting; those of a setting's own parts follow it, as `features.NAME.modality`."""
+    if model is None:
+        return None
+    found: dict[str, tuple[str, str]] = {}
+    for key, field in model.model_fields.items():
+        default = "required" if field.is_required() else str(field.get_default(call_default_factory=True))
+        found[prefix + key] = default, field.description or ""
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and get_origin(inner) is None and issubclass(inner, Spec):
+                named = "NAME." if get_origin(field.annotation) is dict else ""
+                found |= _settings(inner, f"{prefix}{key}.{named}") or {}
+    return found
 
 
 def register(app: typer.Typer) -> None:

@@ -257,7 +257,8 @@ class _Steps:
 
 def _stamp(path: Path, store_path: str) -> tuple[int, int, int]:
     """(files, bytes, last change in ns) of a file or a folder, a store in it left out: what another would change."""
-    files = [path] if path.is_file() else (p for p in path.rglob("*") if not p.is_relative_to(store_path))
+    store = Path(store_path).absolute()
+    files = [path] if path.is_file() else (p for p in path.absolute().rglob("*") if not p.is_relative_to(store))
     found = [p.stat() for p in files if p.is_file()]
     return len(found), sum(s.st_size for s in found), max((s.st_mtime_ns for s in found), default=0)
 

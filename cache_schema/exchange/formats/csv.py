@@ -39,7 +39,12 @@ FOLDER/samples.csv                  id, text, speaker, ..., labels: the columns 
 FOLDER/order_train.csv              which sample each line of the split's matrices is, as `order` says; or
                                     the matrices hold the id themselves
 FOLDER/audio_train.csv ...          numbers, one line per sample; label columns are compared with the samples'
-A recipe (a TOML file with the settings below, or a name as mosi) says how they join."""
+How they join is said in a recipe, a TOML file (--recipe FILE.toml), columns by number or by name:
+    header = true
+    samples = { file = "samples.csv", id = "id", text = "text", labels = { polarity = "label" } }
+    order.train = { file = "order_train.csv", column = 0, by = "row" }
+    targets.polarity = { kind = "classification", classes = ["negative", "positive"], codes = ["0", "1"] }
+    features.opensmile = { modality = "speech", files = { train = "audio_train.csv" }, labels = { polarity = -1 } }"""
 
 
 class Samples(Spec):

@@ -287,6 +287,21 @@ def test_mosi_with_a_swapped_line_is_refused(test_data: Path, tmp_path: Path) ->
         import_features("csv", [folder], str(tmp_path / "store"), "mosi", recipe="mosi")
 
 
+def test_the_recipe_in_the_help_is_one(folder: Path) -> None:
+    from cache_schema.exchange.formats import csv as format_csv
+
+    example = "\n".join(line.strip() for line in format_csv.LAYOUT.splitlines() if line.startswith("    "))
+    recipe = folder.parent / "help.toml"
+    recipe.write_text(example[example.index("header = ") :])
+    (folder / "samples.csv").write_text("id,text,label\na,one,1\nb,two,0\n")
+    (folder / "order_train.csv").write_text("row\n1\n0\n")
+    (folder / "audio_train.csv").write_text("x,y,label\n1,2,0\n3,4,1\n")
+    bring_in(folder, recipe=str(recipe))
+    np.testing.assert_array_equal(
+        FeatureStore.open(folder.parent / "store").feature("small", "opensmile")["a"], [[3, 4]]
+    )
+
+
 def test_csv_is_imported_only(tmp_path: Path) -> None:
     from cache_schema.exchange.exporting import export_features
 
