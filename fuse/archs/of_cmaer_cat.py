@@ -118,7 +118,7 @@ class Config(Spec):
     """Whether the contrastive loss (15-17) is part of training."""
     transformer: bool = True
     """Transformer over the weighted sequence; false: the weighted sum (11) takes its place."""
-    steps: int = Field(default=16, ge=1)
+    steps: int = Field(default=8, ge=1)
     """Shared steps of the sequence that the Transformer reads."""
     layers: int = Field(default=2, ge=1)
     """Layers of the Transformer."""
@@ -154,7 +154,7 @@ def build(config: Config, tails: Mapping[str, tuple[int, ...]], target: Target) 
         if modality not in PREFERS or not (len(tail) == 1 or crops):
             raise SettingsError(
                 f"of-cmaer-cat reads one vector per frame of {', '.join(PREFERS)}, or face crops (height, width, 3) as "
-                f"vision; {modality} has {tail}."
+                f"vision; {modality} has {tail}: choose another feature with --features."
             )
     if config.d % config.heads:
         raise SettingsError(f"of-cmaer-cat: {config.heads} heads do not divide d = {config.d}.")

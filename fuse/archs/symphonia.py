@@ -138,7 +138,7 @@ def build(config: Config, tails: Mapping[str, tuple[int, ...]], target: Target) 
         if modality not in PREFERS or not (len(tail) == 1 or grid):
             raise SettingsError(
                 "symphonia reads one vector per token of text, and of vision one per frame or the class token with the "
-                f"patches of a square grid, (1 + g * g, D); {modality} has {tail}."
+                f"patches of a square grid, (1 + g * g, D); {modality} has {tail}: choose another with --features."
             )
     for heads in (config.heads, config.graph_heads):
         if config.d % heads:
