@@ -33,6 +33,8 @@ def open_storage(location: str | os.PathLike[str]) -> Storage:
         raise StoreError(f"A {type(location).__name__} is no location of a store. {_PLACES} {_FSSPEC}")
     text = os.fspath(location)
     match = _SCHEME.match(text)
+    if text.startswith(tuple(f"{scheme}:/" for scheme in OBJECT_STORES)) and match is None:
+        raise StoreError(f"{text}: a slash was lost, as in a pathlib.Path; give the URL as text.")
     if match is None:
         from cache_schema.storage.local import LocalStorage
 

@@ -262,6 +262,8 @@ def test_other_places_are_refused_with_their_reasons(s3: str, monkeypatch: pytes
     }.items():
         with pytest.raises(StoreError, match=why):
             FeatureStore.open(location)
+    with pytest.raises(StoreError, match="a slash was lost"):
+        FeatureStore.open(Path("s3://bucket/p"), mode="a")
     with pytest.raises(StoreError, match="credentials do not belong") as refused:
         FeatureStore.open("s3://key:secret@bucket/p")
     assert "secret" not in str(refused.value)
