@@ -102,7 +102,7 @@ def test_too_many_failures_exit_with_1_after_everything_else_was_done(
         (["extract", "--dataset", "meld"], r"--root.*MER_DATA"),
         (["extract", "--dataset", "meld", "--root", "/nowhere"], r"/nowhere does not exist"),
         (["store", "ls", "--store", "/nowhere"], r"/nowhere holds no feature store.*`mer extract`"),
-        (["fuse", "train", "--arch", "hf", "--dataset", "meld"], r"no architecture or baseline called 'hf'\. Did you mean 'hff'\?"),
+        (["fuse", "train", "--arch", "hf", "--dataset", "meld"], r"baseline called 'hf'\. Did you mean 'hff'\?"),
         (["fuse", "show", "hhf"], r"Did you mean 'hff'\?"),
         (["fuse", "eval", "/nowhere"], r"/nowhere is no run"),
     ],

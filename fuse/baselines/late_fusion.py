@@ -15,7 +15,7 @@ Axes: B utterances, M modalities, C outputs.
 Readings, where the papers are silent:
 - A vote has no gradient. With the mean and the vote each classifier is trained by itself, with its own loss, early
   stopping and best epoch (a stage each), and they meet in the prediction only. The gate is trained with them, jointly.
-- (4) gives the mean one vote, less than which no class can win by: it breaks ties and changes nothing else.
+- (4) gives the mean of the probabilities one vote in all: it breaks ties and overrules nothing.
 - Absent modalities have no vote, weigh nothing and teach their classifier nothing; a_m = 1 where one is available.
 - Multilabel: each class is a decision of its own, p_m a sigmoid. Regression: the numbers themselves are averaged, or
   mixed; their vote is the median.
