@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from cache_schema.settings import Spec
 from terminal import OUT, indented, print_json, row_bar, table_of
 from verbs.options import DEFAULT_STORE, AsJson, StorePath
 
 if TYPE_CHECKING:
     from cache_schema.exchange.importing import ImportReport
+    from cache_schema.settings import Spec
 
 Settings = Annotated[list[str] | None, typer.Option("--set", help="field=value; repeatable. See `mer store formats`.")]
 Format = Annotated[str, typer.Argument(metavar="FORMAT", help="The format; `mer store formats` lists them.")]
@@ -175,6 +175,8 @@ def _format(module: Any) -> dict[str, Any]:
 
 def _settings(model: type[Spec] | None, prefix: str = "") -> dict[str, tuple[str, str]] | None:
     """(default, meaning) of each setting; those of a setting's own parts follow it, as `features.NAME.modality`."""
+    from cache_schema.settings import Spec
+
     if model is None:
         return None
     found: dict[str, tuple[str, str]] = {}

@@ -25,11 +25,11 @@ from cache_schema.exchange.foreign import (
     ForeignArray,
     ForeignFeature,
     feature_name,
-    modality_of,
     one_source,
     sha256_of,
     split_named,
 )
+from cache_schema.feature_spec import Modality
 from cache_schema.samples import Split, Target, Utterance
 from cache_schema.settings import Spec
 
@@ -82,8 +82,8 @@ class Order(Spec):
 class Matrix(Spec):
     """One feature."""
 
-    modality: str
-    """text, speech, vision or physiology."""
+    modality: Modality
+    """Which modality it describes."""
     files: dict[str, str]
     """The CSV file of each split, or of `all` samples."""
     id: Column | None = None
@@ -253,7 +253,7 @@ def _read_feature(
     files |= {file: sha256_of(folder / file) for file in joins}
     return ForeignFeature(
         name=feature_name(name),
-        modality=modality_of(matrix.modality, {}, name),
+        modality=matrix.modality,
         arrays={"values": ForeignArray(np.dtype(np.float64), (width or 0,))},
         ids=rows.keys(),
         row=lambda id_: {"values": rows[id_][None, :]},
