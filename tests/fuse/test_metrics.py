@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
@@ -21,6 +21,8 @@ LABELS = Target(name="emotions", kind="multilabel", classes=("a", "b", "c"))
 SENTIMENT = Target(name="sentiment", kind="regression", low=-3, high=3)
 AROUSAL = Target(name="arousal", kind="regression", low=1, high=9)
 RANDOM = np.random.default_rng(0)
+PATIENT = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+"""The same examples every time, however busy the machine is."""
 
 CASES = [
     (RANDOM.integers(0, 3, 50), RANDOM.integers(0, 3, 50)),
@@ -64,7 +66,7 @@ def integers(values: st.SearchStrategy[int], columns: int | None = None) -> st.S
     return st.integers(1, 12).flatmap(draw)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(PATIENT, max_examples=60)
 @given(integers(st.integers(0, 3)))
 def test_classification_of_anything_is_scikit_learns(both: np.ndarray) -> None:
     truth, prediction = both
@@ -83,7 +85,7 @@ def test_classification_of_anything_is_scikit_learns(both: np.ndarray) -> None:
         assert found["uar"] == pytest.approx(sk.balanced_accuracy_score(truth, prediction))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(PATIENT, max_examples=40)
 @given(integers(st.integers(0, 1), columns=3))
 def test_multilabel_is_scikit_learns(both: np.ndarray) -> None:
     truth, prediction = both
@@ -149,7 +151,7 @@ def test_regression_of_constants() -> None:
 numbers = st.integers(-5000, 5000).map(lambda n: n / 1000)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(PATIENT, max_examples=60)
 @given(st.integers(2, 12).flatmap(lambda n: arrays(np.float64, (2, n), elements=numbers)))
 def test_regression_of_anything_has_a_second_formulation(both: np.ndarray) -> None:
     truth, prediction = both
@@ -175,7 +177,7 @@ def seven(value: float, most: int) -> int:
     return max(-most, min(most, nearest))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(PATIENT, max_examples=60)
 @given(st.integers(1, 12).flatmap(lambda n: arrays(np.float64, (2, n), elements=scores)))
 def test_sentiment_protocols_have_a_second_formulation(both: np.ndarray) -> None:
     truth, prediction = np.clip(both[0], -3, 3), both[1]
