@@ -29,8 +29,8 @@ field of `Config` where there is a choice. Its encoders are frozen and their fea
 - Each branch has projections and a graph of its own. They train apart, one after the other, each to its own best epoch
   and with its own schedule, or jointly (`joint`) on the fused prediction.
 - Late fusion joins the branches' class probabilities (regression: their numbers). `scalar` and `per_class` weights are
-  fitted on the validation split, when the branches are done, with a weak pull towards one half, so that a class that
-  validation does not have is shared evenly.
+  fitted on the validation split, when the branches are done, with a weak pull towards one half, so that few utterances
+  give no branch up altogether.
 
 Parameters with 1000 experts and seven classes, widths not tuned to the paper's; its test counts them:
 

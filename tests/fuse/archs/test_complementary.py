@@ -16,7 +16,7 @@ from toy_corpus import TARGETS, commit, rows_of, spec, utterances
 
 from cache_schema.errors import SettingsError
 from cache_schema.feature_spec import ArraySpec
-from cache_schema.rows import Row
+from cache_schema.rows import Absent, Row
 from cache_schema.samples import Corpus
 from cache_schema.store import FeatureStore
 from fuse.arch import Batch
@@ -242,14 +242,19 @@ def test_the_late_fusion_leans_on_the_branch_that_is_right(weights: int) -> None
         assert found[0] > 0.8 and found[1] < 0.2
 
 
-def test_a_class_that_validation_lacks_is_shared_evenly() -> None:
-    torch.manual_seed(0)
-    first, second = torch.randn(50, 2, dtype=torch.float64), torch.randn(50, 2, dtype=torch.float64)
-    found = fit_fusion(first, second, torch.zeros(50, 2), 2, "multilabel")
-    assert torch.isfinite(found).all()
-    numbers = torch.randn(200)
-    assert float(fit_fusion(numbers + 2, numbers, numbers, 1, "regression")) < 0.05
-    assert float(fit_fusion(numbers, numbers, numbers, 1, "regression")) == pytest.approx(0.5)
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.kind)
+def test_little_validation_gives_no_branch_up(target: Any) -> None:
+    """One utterance, about which one branch is altogether right."""
+    shape = (1,) if target.kind == "regression" else (1, 3)
+    right = torch.full(shape, -40.0)
+    if target.kind == "classification":
+        right[0, 1] = 40.0
+    truth = {"classification": torch.tensor([1]), "multilabel": torch.zeros(shape), "regression": right}[target.kind]
+    found = fit_fusion(right, torch.zeros(shape), truth, 1, target.kind)
+    assert 0.7 < found.item() < 0.999
+    assert fit_fusion(right, right, truth, 1, target.kind).item() == pytest.approx(0.5)
+    turned = fit_fusion(torch.zeros(shape), right, truth, 1, target.kind)
+    torch.testing.assert_close(turned, 1 - found, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("late_fusion", ["mean", "scalar", "per_class"])
@@ -307,15 +312,17 @@ def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], message: 
         build(Config(), {"vision": (5,)}, CLASSIFICATION)
 
 
+OFFSETS = ArraySpec(name="offsets", dtype="int32", tail=(2,))
+SECONDS = ArraySpec(name="values", dtype="float32", tail=(2,))
+SPOKEN = spec("speech", feature="words", arrays=(SECONDS, OFFSETS))
+
+
 def with_words(path: Path, words: bool = True) -> Path:
     """A store of text with offsets, speech at 5 Hz and words, one per token."""
     store = FeatureStore.open(path, mode="a")
     samples = [u.model_copy(update={"text": " ".join("abcdefgh"), "path": "a.wav"}) for u in utterances(60)]
     store.append_samples(Corpus(name="toy", title="Toy", licence="none", targets=TARGETS), samples)
-    offsets = ArraySpec(name="offsets", dtype="int32", tail=(2,))
-    speech, text = spec("speech", rate_hz=5.0), spec("text", arrays=(*spec("text").arrays, offsets))
-    seconds = ArraySpec(name="values", dtype="float32", tail=(2,))
-    spoken = spec("speech", feature="words", arrays=(seconds, offsets))
+    speech, text = spec("speech", rate_hz=5.0), spec("text", arrays=(*spec("text").arrays, OFFSETS))
     rows: dict[str, Row] = {}
     for id_, row in rows_of("text", samples).items():
         assert isinstance(row, dict)
@@ -328,7 +335,7 @@ def with_words(path: Path, words: bool = True) -> Path:
     commit(store, "toy", text, {u.id: rows[u.id] for u in samples})
     commit(store, "toy", speech, rows_of("speech", samples))
     if words:
-        commit(store, "toy", spoken, {u.id: rows[f"words {u.id}"] for u in samples})
+        commit(store, "toy", SPOKEN, {u.id: rows[f"words {u.id}"] for u in samples})
     return path
 
 
@@ -342,6 +349,10 @@ def test_a_run_reads_intervals_and_is_measured_again_to_the_bit(tmp_path: Path) 
     assert list(record.features) == ["text", "speech"] and record.without == {}
     assert record.companions["intervals"]["name"] == "words" and record.companions["intervals"]["digest"]
     assert evaluate_run(result.run)["identical"]
+    later = SPOKEN.model_copy(update={"version": 2})
+    others = {u.id: Absent("nothing was said") for u in utterances(60)}
+    commit(FeatureStore.open(store, mode="a"), "toy", later, others)
+    assert evaluate_run(result.run)["identical"], "the words of the run are read, not later ones"
 
 
 def test_a_run_without_words_says_so(tmp_path: Path) -> None:
