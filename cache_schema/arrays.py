@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache_schema.errors import DamagedError, first_line
+from cache_schema.errors import REPAIR, DamagedError, first_line
 from cache_schema.feature_spec import ArraySpec
 from cache_schema.plan import frame_bytes
 from cache_schema.readers import chosen_reader, pipeline
@@ -150,8 +150,8 @@ def _checksums_explained(where: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
-        raise DamagedError(f"{where} is damaged: {first_line(error)}") from error
+        raise DamagedError(f"{where} is damaged: {first_line(error).rstrip('.')}. {REPAIR}") from error
     except RuntimeError as error:  # zarrs has one kind of error for all; asyncio's own are none of the file's
         if str(error).startswith("cannot schedule"):
             raise
-        raise DamagedError(f"{where} is damaged: {first_line(error)}") from error
+        raise DamagedError(f"{where} is damaged: {first_line(error).rstrip('.')}. {REPAIR}") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-REPAIR = "`mer store repair` drops what is damaged, and `mer extract` then computes only that again."
+REPAIR = "`mer store repair --deep` drops what is damaged, and `mer extract` then computes only that again."
 """What to do about damage, for the end of a message."""
 
 

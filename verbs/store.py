@@ -97,7 +97,7 @@ def store_verify(
             OUT.print(f"{opened.location}: intact ({'every byte read' if deep else 'documents and sizes'}).")
     if damage:
         raise DataError(
-            f"{opened.location}: {len(damage)} damaged. `mer store repair` drops them; "
+            f"{opened.location}: {len(damage)} damaged. `mer store repair{' --deep' if deep else ''}` drops them; "
             "`mer extract` then recomputes only those."
         )
 

@@ -72,7 +72,8 @@ def test_looking_checking_and_mending(mer: Any, location: str) -> None:
     key = next(k for k in shards(store) if spec().fingerprint()[:16] in k)
     overwrite(location, key, b"")
     found = mer("store", "verify", *at, "--json")
-    assert found.code == 1 and "1 damaged" in found.err
+    assert found.code == 1 and "1 damaged. `mer store repair` drops them" in " ".join(found.err.split())
+    assert "`mer store repair --deep` drops them" in " ".join(mer("store", "verify", "--deep", *at).err.split())
     (finding,) = found.json["findings"]
     assert finding["file"] == key and finding["segment"] in key
     assert mer("store", "repair", *at).out.replace("\n", "").endswith("1 dropped.")
