@@ -61,7 +61,8 @@ def print_report(report: Report) -> None:
 
 def print_result(result: Result) -> None:
     record = result.record
-    OUT.print(metrics_table({"test": result.test, "val": result.val}))
+    apart = {f"test of {name}": found for name, found in result.by_dataset.items()}
+    OUT.print(metrics_table({"test": result.test, "val": result.val, **apart}))
     if result.folds:
         first = next(iter(result.test))
         table = table_of("fold", "utterances", f"test {first} mean ± sd [95% interval of the mean]")

@@ -12,7 +12,7 @@ import torch
 
 from cache_schema.errors import DamagedError, first_line
 
-EVERY_SECONDS = 10.0
+EVERY_SECONDS = 2.0
 """At least so long between two checkpoints."""
 SHARE = 0.05
 """Share of the time that writing them may take, where the model is large."""
@@ -66,4 +66,5 @@ class Checkpoint:
 
     def remove(self) -> None:
         """The training is finished."""
-        self.path.unlink(missing_ok=True)
+        for path in (self.path, self.path.with_suffix(".new")):
+            path.unlink(missing_ok=True)

@@ -274,6 +274,15 @@ def _begin(events: Any) -> None:
     _events = events
     # Ctrl-C reaches the whole process group; the parent says what there is to say.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Nobody writes into a run's folder any more when the process that locked it is gone, killed perhaps."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(path: str, seed: int, fold: str) -> SeedResult:

@@ -19,7 +19,7 @@ from cache_schema.canonical import canonical_bytes, sha256_hex
 from cache_schema.errors import SettingsError
 from cache_schema.registry import unknown_name
 from cache_schema.settings import Spec
-from fuse import metrics
+from fuse import metrics, run_files
 from fuse.archs import ARCHS
 from fuse.board import require_tensorboard
 from fuse.corpora import Request, Source, load_folds
@@ -45,6 +45,7 @@ class Result:
         val: the same on validation.
         seeds: each seed's own results, confusion matrices included.
         folds: per fold its name and the same as `test` and `val`; empty where there is one.
+        by_dataset: dataset -> the same as `test` on its utterances alone, where several were trained on jointly.
     """
 
     run: Path
@@ -53,6 +54,7 @@ class Result:
     val: dict[str, dict[str, Any]]
     seeds: list[SeedResult]
     folds: list[dict[str, Any]]
+    by_dataset: dict[str, dict[str, dict[str, Any]]]
 
     def as_json(self) -> dict[str, Any]:
         """What `mer fuse train --json` prints."""
@@ -146,9 +148,11 @@ def train_run(
             {"name": name, **summarize([r.folds[i]["metrics"] for r in results])}
             for i, name in enumerate(job.folds if len(job.folds) > 1 else ())
         ]
-        documents = {**summaries, "folds": over_folds, "per_seed": [asdict(r) for r in results]}
+        apart = by_dataset(folder, record)
+        per_seed = [asdict(r) for r in results]
+        documents = {**summaries, "folds": over_folds, "by_dataset": apart, "per_seed": per_seed}
         write_documents(folder, record, documents)
-    return Result(final[0], record, summaries["test"], summaries["val"], results, over_folds)
+    return Result(final[0], record, summaries["test"], summaries["val"], results, over_folds, apart)
 
 
 def summarize(per_seed: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, Any]]:
@@ -158,6 +162,22 @@ def summarize(per_seed: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict
         for split in ("test", "val")
         if split in per_seed[0]
     }
+
+
+def by_dataset(folder: Path, record: RunRecord) -> dict[str, dict[str, dict[str, Any]]]:
+    """Dataset -> metric -> `metrics.summary` on its test utterances, where a run has several datasets."""
+    names = record.dataset.split(",")
+    if len(names) == 1:
+        return {}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for seed in record.seeds:
+        seen = run_files.read_seen(folder / f"seed-{seed}", record.target, "test")
+        assert seen.truth is not None  # read_seen gives it
+        for name in names:
+            rows = [row for row, id_ in enumerate(seen.ids) if id_.startswith(f"{name}/")]
+            if rows:
+                found[name].append(metrics.measure(record.target, seen.truth[rows], seen.prediction[rows]))
+    return {name: {m: metrics.summary([e[m] for e in each]) for m in each[0]} for name, each in found.items() if each}
 
 
 def request_of(

@@ -300,3 +300,30 @@ def test_tensorboard_has_every_epoch_once(toy_store: Path, tmp_path: Path) -> No
     losses = events.Scalars("loss/val")
     assert [e.step for e in losses] == list(range(1, result.seeds[0].epochs + 1))
     assert {"loss/train", "lr", "val/accuracy"} <= set(events.Tags()["scalars"])
+
+
+def test_datasets_trained_jointly_are_measured_together_and_apart(make_store: Build, tmp_path: Path) -> None:
+    path = make_store(modalities=("text",))
+    store = FeatureStore.open(path, mode="a")
+    more = [u.model_copy(update={"id": f"x_{u.id}"}) for u in utterances(60)]
+    corpus = store.samples("toy").corpus.model_copy(update={"name": "more"})
+    store.append_samples(corpus, more)
+    commit(store, "more", spec("text"), rows_of("text", more))
+    result = train_run(path, "toy,more", "hff", assignments=FAST, seeds=1, jobs=1, out=tmp_path)
+    assert result.run.name == "hff-toy+more-1" and result.record.dataset == "toy,more"
+    sizes, each = (20, 10), [result.by_dataset[name]["accuracy"]["mean"] for name in ("toy", "more")]
+    assert result.test["accuracy"]["mean"] == pytest.approx(np.average(each, weights=sizes))
+    assert load_run(result.run).metrics["by_dataset"] == result.by_dataset
+    assert evaluate_run(result.run)["identical"] is True
+
+
+def test_cross_corpus_runs_are_measured_again(make_store: Build, tmp_path: Path) -> None:
+    path = make_store(modalities=("text",))
+    store = FeatureStore.open(path, mode="a")
+    others = utterances(60)
+    store.append_samples(store.samples("toy").corpus.model_copy(update={"name": "more"}), others)
+    commit(store, "more", spec("text"), rows_of("text", others))
+    protocol = Protocol(test_on="more", labels={"more/sadness": "melancholy"})
+    result = train_run(path, "toy", "hff", assignments=FAST, seeds=1, jobs=1, out=tmp_path, protocol=protocol)
+    assert result.record.target.classes == ("anger", "joy") and result.record.folds[0]["name"] == "official to more"
+    assert evaluate_run(result.run)["identical"] is True and evaluate_run(result.run, split="val")["identical"] is True
