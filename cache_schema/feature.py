@@ -18,7 +18,7 @@ from cache_schema.errors import REPAIR, DamagedError, MissingFeature, StoreError
 from cache_schema.feature_spec import ArraySpec, FeatureSpec
 from cache_schema.group import Group
 from cache_schema.parts import Samples
-from cache_schema.readers import chosen_reader
+from cache_schema.readers import batched, chosen_reader
 from cache_schema.registry import unknown_name
 from cache_schema.storage import Storage
 
@@ -347,10 +347,10 @@ class Feature:
         if len(jobs) == 1 or threads == 1:
             for job in jobs:
                 read(job)
-        else:
-            with ThreadPoolExecutor(threads, "read") as pool:
-                for _ in pool.map(read, jobs):
-                    pass
+            return
+        with batched(), ThreadPoolExecutor(threads, "read") as pool:
+            for _ in pool.map(read, jobs):
+                pass
 
     def _read_runs(self, commit: Commit, spec: ArraySpec, runs: Sequence[_Run], out: NDArray[Any]) -> None:
         """Read pieces of a segment's array to their places in `out`.

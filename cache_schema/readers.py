@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib.util import find_spec
 from threading import RLock
@@ -20,6 +20,7 @@ from cache_schema.storage.local import LocalStorage
 Reader = Literal["zarr", "zarrs"]
 
 _PIPELINES = {"zarr": "zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs": "zarrs.ZarrsCodecPipeline"}
+_BATCH = 64
 
 
 class _State:
@@ -30,6 +31,8 @@ class _State:
         wanted: what `using_reader` asks for.
         used: zarrs was used here.
         barred: it was used by the process that this one was forked from.
+        loading: how many loads have chunks decoded in batches now.
+        settings: what they changed of zarr's configuration, to be put back by the last of them.
     """
 
     def __init__(self) -> None:
@@ -37,9 +40,12 @@ class _State:
         self.wanted: Reader | None = None
         self.used = False
         self.barred = False
+        self.loading = 0
+        self.settings = ExitStack()
 
     def forked(self) -> None:
         self.lock = RLock()
+        self.loading = 0
         self.barred = self.barred or self.used
 
 
@@ -72,6 +78,27 @@ def pipeline(reader: Reader) -> Iterator[None]:
     with _STATE.lock, zarr.config.set({"codec_pipeline.path": _PIPELINES[reader]}):
         _STATE.used = _STATE.used or reader == "zarrs"
         yield
+
+
+@contextmanager
+def batched() -> Iterator[None]:
+    """While a load goes on, zarr's own codecs take the chunks of a shard together, not each in a task of its own.
+
+    They look that up in zarr's configuration while they read, in a thread of zarr's.
+    """
+    import zarr
+
+    with _STATE.lock:
+        _STATE.loading += 1
+        if _STATE.loading == 1:
+            _STATE.settings.enter_context(zarr.config.set({"codec_pipeline.batch_size": _BATCH}))
+    try:
+        yield
+    finally:
+        with _STATE.lock:
+            _STATE.loading -= 1
+            if _STATE.loading == 0:
+                _STATE.settings.close()
 
 
 @cache
