@@ -15,7 +15,6 @@ from cache_schema.samples import Target
 from fuse.arch import Batch
 from fuse.archs import of_cmaer_cat
 from fuse.model import Model
-from fuse.nn.lengths import average_pool
 
 TARGET = Target(name="emotion", kind="classification", classes=("anger", "joy", "sadness"))
 SENTIMENT = Target(name="sentiment", kind="regression", low=-3, high=3)
@@ -328,15 +327,6 @@ def test_settings_that_change_nothing_are_put_back() -> None:
     assert of_cmaer_cat.canonical(config, ("speech", "text")) == config
 
 
-def test_means_of_few_frames_are_those_of_their_own() -> None:
-    x = torch.randn(2, 7, 3)
-    x[1, 5:] = 0
-    means, lengths = average_pool(x, torch.tensor([7, 5]), 3)
-    assert lengths.tolist() == [3, 2]
-    torch.testing.assert_close(means[0], torch.stack([x[0, :3].mean(0), x[0, 3:6].mean(0), x[0, 6]]))
-    torch.testing.assert_close(means[1], torch.stack([x[1, :3].mean(0), x[1, 3:5].mean(0), torch.zeros(3)]))
-
-
 def test_face_crops_are_read_from_their_middle_and_padding_is_invisible() -> None:
     model, _ = make(tails=CROPS)
     batch = make_batch(tails=CROPS)
@@ -364,30 +354,6 @@ def test_face_crops_train_every_parameter_with_augmentation() -> None:
     assert network.decoders["vision"].out_features == 8 * 8 * 3
     still, _ = make(tails=CROPS, dropout=0.0, classifier_dropout=0.0, crop=1.0, flip=0.0, illumination=0.0)
     torch.testing.assert_close(still.train()(batch).logits, still.eval()(batch).logits)
-
-
-def test_each_augmentation_is_one_of_the_utterances_own_views() -> None:
-    from fuse.nn.face_crops import FaceCropCNN
-
-    torch.manual_seed(4)
-    x = torch.randn(12, 3, 6, 5, 3)
-    mirrored = FaceCropCNN((4,), crop=1.0, illumination=0.0, flip=0.5).augmented(x)
-    turned = [bool(torch.equal(mirrored[i], x[i].flip(2))) for i in range(12)]
-    assert all(turned[i] or torch.equal(mirrored[i], x[i]) for i in range(12)) and 0 < sum(turned) < 12
-    cropped = FaceCropCNN((4,), crop=0.7, illumination=0.0, flip=0.0).augmented(x)
-    windows = [(r, c) for r in range(3) for c in range(2)]
-    seen = [
-        next(w for w in windows if torch.equal(cropped[i], x[i, :, w[0] : w[0] + 4, w[1] : w[1] + 4]))
-        for i in range(12)
-    ]
-    assert len(set(seen)) > 2
-    lit = FaceCropCNN((4,), crop=1.0, illumination=0.2, flip=0.0).augmented(x)
-    for i in range(12):
-        slope = (
-            (lit[i] - lit[i].mean()).flatten() @ (x[i] - x[i].mean()).flatten() / (x[i] - x[i].mean()).square().sum()
-        )
-        torch.testing.assert_close(lit[i], slope * x[i] + (lit[i] - slope * x[i]).mean(), atol=1e-5, rtol=1e-5)
-        assert 0.8 <= slope <= 1.2
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from cache_schema.samples import Target
 from fuse.arch import Batch
 from fuse.archs import symphonia
 from fuse.model import Model
-from fuse.nn.landmarks import BROWS, EYES, MOUTH, heatmaps
+from fuse.nn.landmarks import BROWS, EYES, MOUTH
 
 TARGET = Target(name="emotion", kind="classification", classes=("anger", "joy", "sadness"))
 SENTIMENT = Target(name="sentiment", kind="regression", low=-3, high=3)
@@ -287,24 +287,6 @@ def test_a_batch_of_one_has_nothing_to_contrast(gone: str | None) -> None:
     assert output.losses["contrastive"] == 0
     (output.logits.sum() + output.losses["contrastive"]).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-
-
-def test_the_groups_are_those_that_mediapipe_publishes() -> None:
-    vision = pytest.importorskip("mediapipe.tasks.python.vision", exc_type=ImportError)
-    mesh = vision.FaceLandmarksConnections
-    groups = {
-        EYES: (mesh.FACE_LANDMARKS_LEFT_EYE, mesh.FACE_LANDMARKS_RIGHT_EYE),
-        BROWS: (mesh.FACE_LANDMARKS_LEFT_EYEBROW, mesh.FACE_LANDMARKS_RIGHT_EYEBROW),
-        MOUTH: (mesh.FACE_LANDMARKS_LIPS,),
-    }
-    for ours, theirs in groups.items():
-        assert list(ours) == sorted({p for edges in theirs for edge in edges for p in (edge.start, edge.end)})
-
-
-def test_a_heatmap_has_ones_where_points_lie() -> None:
-    points = torch.tensor([[[0.1, 0.6, 9.0], [0.12, 0.6, 0.0], [0.99, 0.0, 0.0], [1.0, 0.5, 0.0], [-0.01, 0.5, 0.0]]])
-    maps = heatmaps(points.expand(2, 5, 3), torch.tensor([True, False]), 4)
-    assert [tuple(at) for at in maps.nonzero().tolist()] == [(0, 0, 3), (0, 2, 0)]
 
 
 def move(batch: Batch, points: tuple[int, ...]) -> Batch:

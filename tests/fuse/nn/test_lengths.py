@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fuse.nn.lengths import frame_mask, resample, shorten
+from fuse.nn.lengths import average_pool, frame_mask, resample, shorten
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 16])
@@ -47,3 +47,12 @@ def test_what_is_short_enough_stays_as_it_is() -> None:
     x, lengths = torch.randn(2, 4, 3), torch.tensor([2, 4])
     out, short, times = shorten(x, lengths, 4)
     assert out is x and short is lengths and times.tolist() == [[0.5, 1.5, 2.5, 3.5]] * 2
+
+
+def test_means_of_few_frames_are_those_of_their_own() -> None:
+    x = torch.randn(2, 7, 3)
+    x[1, 5:] = 0
+    means, lengths = average_pool(x, torch.tensor([7, 5]), 3)
+    assert lengths.tolist() == [3, 2]
+    torch.testing.assert_close(means[0], torch.stack([x[0, :3].mean(0), x[0, 3:6].mean(0), x[0, 6]]))
+    torch.testing.assert_close(means[1], torch.stack([x[1, :3].mean(0), x[1, 3:5].mean(0), torch.zeros(3)]))
