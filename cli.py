@@ -298,7 +298,7 @@ def main() -> None:
             raise
         _fail(str(error))
     except Interrupted:
-        _fail("interrupted. Extraction keeps what was finished; run the same command again to go on.")
+        _fail("interrupted. What was finished is kept; run the same command again to go on.")
     except OSError as error:
         if debug:
             raise

@@ -259,7 +259,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(
     _, errors = process.communicate(timeout=30)
     if stop == signal.SIGINT:
         assert process.returncode == 1
-        assert errors.strip().splitlines()[-1].startswith("mer: interrupted. Extraction keeps what was finished")
+        assert errors.strip().splitlines()[-1].startswith("mer: interrupted. What was finished is kept")
 
     before = {f.name: f.status().done for f in FeatureStore.open(store).features("meld")}
     assert 3 <= before["mfcc"] < SAMPLES
