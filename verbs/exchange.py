@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from terminal import OUT, indented, print_json, row_bar, table_of
+from terminal import OUT, indented, print_json, row_bar, say, table_of
 from verbs.options import DEFAULT_STORE, AsJson, StorePath
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def store_import(
             folds=folds,
             new_samples=new_samples,
             progress=progress,
+            say=say,
         )
     if as_json:
         print_json(report.as_json())

@@ -109,6 +109,7 @@ def import_features(
     folds: str | None = None,
     new_samples: NewSamples = "refuse",
     progress: Progress = lambda done, total, failed: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> ImportReport:
     """Import features, samples and labels from foreign files.
 
@@ -124,6 +125,7 @@ def import_features(
         folds: a file of splits, see `merge.with_folds`.
         new_samples: what becomes of samples that a dataset which is there already does not have.
         progress: called with (rows done, rows to do, rows failed).
+        say: called with what was found about a new store.
 
     Raises:
         DataError: the files are not what they must be, or contradict the store.
@@ -153,7 +155,7 @@ def import_features(
         seconds = [u.duration for u in utterances]
         specs = [_spec(format_name, found, seconds, non_finite) for found in surveys]
 
-        store = FeatureStore.open(store_path, mode="a")
+        store = FeatureStore.open(store_path, mode="a", say=say)
         if dataset in store.datasets():
             utterances, more = new_rows(store.samples(dataset), utterances, new_samples)
             corpus, notes = store.samples(dataset).corpus, notes + more
