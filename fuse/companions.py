@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SIBLING = {"words": "offsets", "time": "there"}
 """What is read beside `values`, by how a companion is joined."""
+BESIDE = ("words", "landmarks")
+"""Features that describe others' frames: a modality is not there because of them, nor is it read unless asked for."""
 
 
 @dataclass(frozen=True)

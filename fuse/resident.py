@@ -14,7 +14,7 @@ from torch import Tensor
 from cache_schema.errors import DataError, SettingsError
 from cache_schema.registry import unknown_name
 from cache_schema.samples import SPLITS, Corpus, Split, Target, Utterance
-from fuse.companions import Sources, with_companions
+from fuse.companions import BESIDE, Sources, require_extracted, with_companions
 from fuse.data import Dataset
 
 if TYPE_CHECKING:
@@ -119,7 +119,8 @@ def choose_features(
     for modality, preferred in prefers.items():
         if modalities is not None and modality not in modalities:
             continue
-        known = {spec.feature for spec in there if spec.modality == modality}
+        beside = set(BESIDE) - set(preferred)
+        known = {spec.feature for spec in there if spec.modality == modality and spec.feature not in beside}
         wanted = features.get(modality) or next((name for name in preferred if name in known), None)
         if wanted is None:
             if modalities is not None or known:
@@ -202,16 +203,7 @@ def resident(dataset: str, utterances: Sequence[Utterance], target: Target, chos
     lengths: dict[str, Tensor] = {}
     for modality, feature in chosen.items():
         ragged = feature.load(ids, missing="mask")
-        if not ragged.present.all():
-            explained = {**feature.failures(), **feature.absences()}
-            missing = [
-                i for i, there in zip(ids, ragged.present.tolist(), strict=True) if not there and i not in explained
-            ]
-            if missing:
-                raise DataError(
-                    f"{dataset}: {feature.spec.feature} is not extracted yet for {len(missing)} utterances, the first "
-                    f"is {missing[0]!r}: run `mer extract --dataset {dataset}`."
-                )
+        require_extracted(dataset, feature, ids, ragged.present)
         if not ragged.present.any():
             raise DataError(f"{dataset}: every utterance's {modality} failed or is absent: leave {modality} out.")
         frames[modality] = torch.from_numpy(ragged.arrays["values"])

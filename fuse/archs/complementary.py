@@ -290,7 +290,7 @@ class Complementary(Architecture):
         likeliest expert (B,), and `NAME_probability` (B, C), or `NAME_prediction` (B,); `NAME_graph`, how much of each
         frame a token reads in the graph's first layer (B, M, T). Of cross-attention `attention_text` and
         `attention_speech`, what each reads of the other in the first layer (B, H, T_m, T_o). With both branches
-        `fusion`, what the cross-attention branch counts (B, C).
+        `fusion`, what the cross-attention branch counts (B, 1), or per class (B, C).
         """
         streams, lengths, edges = self.prepare(batch)
         said: dict[str, Tensor] = {}

@@ -237,3 +237,11 @@ def test_frames_at_which_nothing_is_there_are_left_out_with_what_lies_on_them(tm
         np.testing.assert_array_equal(batch.sequences["vision"][row, :length], stored["values"][there])
         assert batch.companions_there["landmarks"][row, :length].all()
         np.testing.assert_array_equal(batch.companions["landmarks"][row, :length], marks["values"][there])
+
+
+def test_a_modality_is_not_there_because_of_what_lies_beside_it(tmp_path: Path) -> None:
+    """Words were found in the sound, and nothing else was made from it."""
+    store = build(tmp_path, mfcc=None, resnet=None)
+    assert list(choose_features(store, "toy", PREFERS, None, {})) == ["text"]
+    with pytest.raises(SettingsError, match="no mfcc feature for speech; it has none"):
+        choose_features(store, "toy", PREFERS, ["speech"], {})
