@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 from cache_schema.errors import REPAIR, DamagedError, first_line
 from cache_schema.feature_spec import ArraySpec
 from cache_schema.plan import frame_bytes
-from cache_schema.readers import chosen_reader, pipeline
+from cache_schema.readers import Reader, chosen_reader, pipeline
+from cache_schema.shards import is_plain_shard, read_shard
 from cache_schema.storage import Storage
+from cache_schema.storage.local import LocalStorage, explained
 
 if TYPE_CHECKING:
     import zarr
@@ -65,11 +68,13 @@ class StoredArray:
 
     Attributes:
         array: (frames, *tail), read by zarr's own codecs, which verify every chunk that they touch.
-        shard: the same with the shape of its whole shard, read by zarrs; None where zarrs is not used.
+        file: its shard, where it is read directly.
+        shard: the array with the shape of its whole shard, where that is read by zarrs.
     """
 
     array: zarr.Array[Any]
-    shard: zarr.Array[Any] | None
+    file: Path | None = None
+    shard: zarr.Array[Any] | None = None
 
     @property
     def chunk(self) -> int:
@@ -82,8 +87,12 @@ class StoredArray:
         return int(self.array.shape[0])
 
 
-def open_array(storage: Storage, prefix: str, spec: ArraySpec, frames: int, document: bytes) -> StoredArray:
+def open_array(
+    storage: Storage, prefix: str, spec: ArraySpec, frames: int, document: bytes, reader: Reader | None = None
+) -> StoredArray:
     """The Zarr array under `prefix`, which must be (frames, *tail); `document` are the bytes of its zarr.json.
+
+    `reader` None: `chosen_reader`.
 
     Raises:
         DamagedError: it is no array or has another shape or type.
@@ -103,14 +112,17 @@ def open_array(storage: Storage, prefix: str, spec: ArraySpec, frames: int, docu
         raise DamagedError(
             f"{prefix} holds {array.dtype} {array.shape} where its commit says {spec.dtype} {(frames, *spec.tail)}."
         )
-    if chosen_reader(storage) == "zarr" or array.shards is None:
-        return StoredArray(array, None)
+    reader = reader or chosen_reader(storage)
+    if reader == "zarr" or array.shards is None or not is_plain_shard(facts, array.chunks):
+        return StoredArray(array)
+    if reader == "direct" and isinstance(storage, LocalStorage):
+        return StoredArray(array, file=storage.root / prefix / "c" / Path(*["0"] * array.ndim))
     with pipeline("zarrs"):
-        return StoredArray(array, zarr.Array.from_dict(place, facts | {"shape": list(array.shards)}))
+        return StoredArray(array, shard=zarr.Array.from_dict(place, facts | {"shape": list(array.shards)}))
 
 
 def read_frames(array: StoredArray, start: int, stop: int, out: NDArray[Any], where: str) -> None:
-    """Read frames [start, stop) into `out` (stop - start, *tail), checksums verified.
+    """Read frames [start, stop) into `out` (stop - start, *tail), which is contiguous, checksums verified.
 
     zarrs (0.2.3) verifies the checksums of a shard's chunks only where it decodes the shard as a whole, padding of the
     last chunk included; a part of one it reads without. So whole segments alone are read with it, as whole shards.
@@ -124,7 +136,11 @@ def read_frames(array: StoredArray, start: int, stop: int, out: NDArray[Any], wh
         return
     whole = start == 0 and stop == array.frames
     with _checksums_explained(where):
-        if whole and array.shard is not None:
+        if array.file is not None and array.array.shards is not None:
+            chunks = array.array.shards[0] // array.chunk
+            with explained(array.file):
+                read_shard(array.file, array.chunk, chunks, start, stop, out)
+        elif whole and array.shard is not None:
             padded = out if array.shard.shape == out.shape else _scratch(array.shard.shape, out.dtype)
             array.shard.get_basic_selection(slice(None), out=NDBuffer.from_numpy_array(padded))
             if padded is not out:
@@ -149,7 +165,9 @@ def _scratch(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 def _checksums_explained(where: str) -> Iterator[None]:
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
+    except FileNotFoundError as error:
+        raise DamagedError(f"{where} is missing. {REPAIR}") from error
+    except ValueError as error:
         raise DamagedError(f"{where} is damaged: {first_line(error).rstrip('.')}. {REPAIR}") from error
     except RuntimeError as error:  # zarrs has one kind of error for all; asyncio's own are none of the file's
         if str(error).startswith("cannot schedule"):

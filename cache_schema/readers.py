@@ -1,7 +1,9 @@
-"""Which implementation reads the arrays: zarr's own, or `zarrs` where it is installed and safe to use.
+"""Which implementation reads the arrays.
 
-Nothing is ever written with zarrs: it leaves torn shards when it is killed. A process that was forked after its
-parent had used zarrs would wait for threads that it does not have, so it reads with zarr's own.
+- direct (`cache_schema.shards`): from local folders; the fastest, and it verifies every chunk that it touches.
+- zarr: zarr's own codecs; from object stores, and where an array is not laid out as this format says.
+- zarrs: optional, chosen by `using_reader` alone. Nothing is ever written with it: it leaves torn shards when it is
+  killed. A process that was forked after its parent had used it would wait for threads that it does not have.
 """
 
 from __future__ import annotations
@@ -17,9 +19,12 @@ from typing import Literal
 from cache_schema.storage import Storage
 from cache_schema.storage.local import LocalStorage
 
-Reader = Literal["zarr", "zarrs"]
+Reader = Literal["direct", "zarr", "zarrs"]
 
-_PIPELINES = {"zarr": "zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs": "zarrs.ZarrsCodecPipeline"}
+_PIPELINES: dict[Reader, str] = {
+    "zarr": "zarr.core.codec_pipeline.BatchedCodecPipeline",
+    "zarrs": "zarrs.ZarrsCodecPipeline",
+}
 _BATCH = 64
 
 
@@ -55,14 +60,17 @@ if hasattr(os, "register_at_fork"):
 
 
 def chosen_reader(storage: Storage) -> Reader:
-    """What reads arrays of `storage` in this process: zarrs from local folders where it can, else zarr's own."""
-    can = _installed() and not _STATE.barred and isinstance(storage, LocalStorage)
-    return "zarrs" if can and _STATE.wanted != "zarr" else "zarr"
+    """What reads arrays of `storage` in this process: what `using_reader` wants where that can be, else the fastest."""
+    if not isinstance(storage, LocalStorage) or _STATE.wanted == "zarr":
+        return "zarr"
+    if _STATE.wanted == "zarrs" and zarrs_installed() and not _STATE.barred:
+        return "zarrs"
+    return "direct"
 
 
 @contextmanager
 def using_reader(reader: Reader) -> Iterator[None]:
-    """Read with this one in all threads, as comparisons need; zarrs only where `chosen_reader` could choose it."""
+    """Read with this one in all threads, as comparisons need; where it cannot be used, with another."""
     before, _STATE.wanted = _STATE.wanted, reader
     try:
         yield
@@ -102,5 +110,6 @@ def batched() -> Iterator[None]:
 
 
 @cache
-def _installed() -> bool:
+def zarrs_installed() -> bool:
+    """Whether the optional `zarrs` is there."""
     return find_spec("zarrs") is not None

@@ -157,7 +157,8 @@ class FeatureWriter:
     def _require_same_bytes(self, place: str, array: ArraySpec, values: NDArray[Any]) -> None:
         back = np.empty_like(values)
         document = self._storage.get(f"{place}/zarr.json") or b""
-        read_frames(open_array(self._storage, place, array, len(values), document), 0, len(values), back, place)
+        stored = open_array(self._storage, place, array, len(values), document, reader="zarr")
+        read_frames(stored, 0, len(values), back, place)
         if not np.array_equal(back.reshape(-1).view(np.uint8), values.reshape(-1).view(np.uint8)):
             raise DamagedError(f"{place} reads back other numbers than were written: is the disk failing?")
 

@@ -1,7 +1,8 @@
-"""zarrs and zarr's own read the same numbers, and neither reads a damaged shard; nothing is written with zarrs."""
+"""All readers read the same numbers, and none reads a damaged shard; nothing is written with zarrs."""
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from pathlib import Path
@@ -21,7 +22,7 @@ from cache_schema.readers import Reader, chosen_reader, using_reader
 from cache_schema.store import FeatureStore
 from cache_schema.window import WindowStream
 
-READERS: list[Reader] = ["zarr", "zarrs"]
+READERS: list[Reader] = ["direct", "zarr", "zarrs"]
 WIDE = spec(arrays=(ArraySpec(name="values", dtype="float16", tail=(7,)),))
 
 
@@ -126,6 +127,27 @@ def test_a_shard_of_another_size_is_not_read(
         feature.load(present(feature))
 
 
+def test_an_array_of_another_layout_is_left_to_zarr(store: FeatureStore) -> None:
+    from cache_schema.shards import is_plain_shard
+
+    facts = json.loads(next(Path(store.location).rglob("values/zarr.json")).read_bytes())
+    sharding = facts["codecs"][0]["configuration"]
+    chunk = tuple(sharding["chunk_shape"])
+    assert is_plain_shard(facts, chunk)
+    at_start = [{"name": "sharding_indexed", "configuration": {**sharding, "index_location": "start"}}]
+    packed = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "zstd"}, {"name": "crc32c"}]
+    big = [{"name": "bytes", "configuration": {"endian": "big"}}, {"name": "crc32c"}]
+    for other in (
+        {"codecs": at_start},
+        {"codecs": [{"name": "sharding_indexed", "configuration": {**sharding, "codecs": packed}}]},
+        {"codecs": [{"name": "sharding_indexed", "configuration": {**sharding, "codecs": big}}]},
+        {"codecs": sharding["codecs"]},
+        {"shape": [facts["shape"][0] * 9, 7]},
+        {"chunk_key_encoding": {"name": "v2", "configuration": {"separator": "."}}},
+    ):
+        assert not is_plain_shard({**facts, **other}, chunk)
+
+
 def test_nothing_is_written_with_zarrs_whatever_zarr_is_configured_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,20 +163,22 @@ def test_nothing_is_written_with_zarrs_whatever_zarr_is_configured_to_do(
         assert zarr.config.get("codec_pipeline.path") == "zarrs.ZarrsCodecPipeline"
 
 
-def test_a_forked_process_whose_parent_used_zarrs_reads_with_zarr(store: FeatureStore) -> None:
+def test_a_forked_process_whose_parent_used_zarrs_reads_without(store: FeatureStore) -> None:
     pytest.importorskip("zarrs")
     feature = opened(store)
-    whole = feature.load(present(feature)).arrays["values"]
-    assert readers._STATE.used and chosen_reader(store.storage) == "zarrs"
+    with using_reader("zarrs"):
+        whole = feature.load(present(feature)).arrays["values"]
+        assert readers._STATE.used and chosen_reader(store.storage) == "zarrs"
     receiving, sending = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            again = feature.load(present(feature)).arrays["values"]
-            same = np.array_equal(again, whole) and chosen_reader(store.storage) == "zarr"
-            os.write(sending, b"same" if same else b"differs")
-        finally:
-            os._exit(0)
+    with using_reader("zarrs"):
+        child = os.fork()
+        if child == 0:
+            try:
+                again = feature.load(present(feature)).arrays["values"]
+                same = np.array_equal(again, whole) and chosen_reader(store.storage) == "direct"
+                os.write(sending, b"same" if same else b"differs")
+            finally:
+                os._exit(0)
     os.close(sending)
     with os.fdopen(receiving, "rb") as answer:
         assert answer.read() == b"same"
@@ -199,8 +223,6 @@ def test_samples_with_parts_and_deletions_stream_as_they_are_valid(tmp_path: Pat
 
 
 def test_plain_zarr_reads_a_segment_in_three_lines(tmp_path: Path) -> None:
-    import json
-
     store = build(tmp_path / "store", count=4, of=WIDE)
     folder = tmp_path / "store" / store["toy"]["toynet"].folder
     commit = json.loads(next((folder / "commits").iterdir()).read_bytes())
