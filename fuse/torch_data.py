@@ -1,4 +1,4 @@
-"""Stored features as torch data sets, for anybody's training loop.
+"""Stored features as torch data sets, for anybody's training loop; `store["meld"]["hubert"][id_]` is numpy.
 
 In memory's reach, with any sampler, here one that puts samples of about one length into a batch:
 
@@ -13,7 +13,7 @@ Larger than memory, read window by window ahead of the loop by threads, shuffled
         for batch in stream.batches(epoch): ...
 
 A `DataLoader(stream, batch_size=None)` does the same. It needs no workers; with workers each reads its share of the
-segments, and batches have the samples of one worker. Workers that are forked read with zarr's own codecs.
+segments, and batches have the samples of one worker.
 
 Axes: B samples of a batch, T frames of its longest, F frames of all of them, M features.
 """
