@@ -27,7 +27,7 @@ from fuse.protocols import Protocol
 from fuse.run import Run
 from fuse.seeds import Progress, Workers
 from fuse.tables import Column, Row, Table
-from fuse.train import Result, request_of, settings, train_run, versions
+from fuse.train import Result, code_digest, request_of, settings, train_run, versions
 from fuse.train_config import TrainConfig
 
 STANDS_FOR = {
@@ -103,7 +103,16 @@ def ablate(
     available = list(opened.features[opened.first])
     folder = Path(out) / f"ablate-{arch}-{dataset.replace(',', '+')}"
     done = Cells(folder)
-    facts = [arch, dataset, opened.digests(), opened.target.model_dump(mode="json"), seeds, device, versions()]
+    facts = [
+        arch,
+        dataset,
+        opened.digests(),
+        opened.target.model_dump(mode="json"),
+        seeds,
+        device,
+        versions(),
+        code_digest(module),
+    ]
     facts.append((protocol or Protocol()).model_dump(mode="json"))
     runs: dict[str, Run] = {}
     first: dict[str, tuple[str, str]] = {}

@@ -112,8 +112,8 @@ def recorded_data(
         companions={name: companions[name] for name in record.companions},
     )
     data, rows = load_ids(request, table["id"].to_pylist())
-    if not record.folds:  # written before folds were
-        return data, []
+    if not record.folds:
+        return data, ["it was written by an earlier version, which did not record enough to tell"]
     part, changed = record.folds[fold - 1]["splits"][split], []
     if data.labels_digest() != part["labels"]:
         changed.append(f"labels of the {split} split are others")

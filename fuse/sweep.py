@@ -27,7 +27,7 @@ from fuse.losses import check
 from fuse.protocols import Protocol
 from fuse.run_files import write_json
 from fuse.seeds import Job, Progress, Workers
-from fuse.train import request_of, require_device, settings, versions
+from fuse.train import code_digest, request_of, require_device, settings, versions
 
 if TYPE_CHECKING:
     import optuna
@@ -169,6 +169,7 @@ def sweep(
         training.model_dump(mode="json"),
         device,
         versions(),
+        code_digest(module),
     )
     folder = Path(out) / f"sweep-{arch}-{dataset.replace(',', '+')}-{digest[:8]}"
     folder.mkdir(parents=True, exist_ok=True)

@@ -133,8 +133,16 @@ def train_run(
     parts: dict[str, Selection] = {fold.name: fold.splits for fold in folds}
     if degrade is not None:
         parts = {name: degrade.of_training(fold) for name, fold in parts.items()}
-    facts = [arch, config.model_dump(mode="json"), training.model_dump(mode="json"), source.digest, chosen, device]
-    digest = sha256_hex(canonical_bytes([*facts, tensorboard, degrade and asdict(degrade), versions()]))
+    facts: list[Any] = [
+        arch,
+        config.model_dump(mode="json"),
+        training.model_dump(mode="json"),
+        source.digest,
+        chosen,
+        device,
+    ]
+    facts += [tensorboard, degrade and asdict(degrade), versions(), code_digest(module)]
+    digest = sha256_hex(canonical_bytes(facts))
     with new_folder(Path(out), arch, dataset, digest, fresh) as (folder, final):
         job = Job(arch, config, training, parts, device, folder, tensorboard)
         if workers is None:
@@ -232,6 +240,11 @@ def require_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise SettingsError(f"The device {device!r} cannot be used ({reason}); try --device cpu.") from error
+
+
+def code_digest(module: ModuleType) -> str:
+    """sha256 of an architecture's file: what another version of it trained is not gone on with."""
+    return sha256_hex(Path(str(module.__file__)).read_bytes())
 
 
 def versions() -> dict[str, str]:

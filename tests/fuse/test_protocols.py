@@ -14,7 +14,8 @@ from cache_schema.errors import DataError, SettingsError
 from cache_schema.samples import Corpus, Target, Utterance
 from cache_schema.store import FeatureStore
 from fuse.archs.hff import PREFERS
-from fuse.corpora import Request, common_target, load_folds, load_selection
+from fuse.common_labels import common_target
+from fuse.corpora import Request, load_folds, load_selection
 from fuse.data import Selection, Splits
 from fuse.protocols import Protocol, cuts, group_of
 
