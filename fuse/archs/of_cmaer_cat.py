@@ -62,7 +62,7 @@ PREFERS = {
 }
 INPUTS = {"vision": (512,), "speech": (80,), "text": (768,), "physiology": (40,)}
 TRAINING = TrainConfig(
-    optimizer="adam", lr=1e-4, weight_decay=1e-4, scheduler="constant", batch_size=32, max_epochs=100, patience=10
+    optimizer="adam", lr=1e-4, weight_decay=1e-4, scheduler="constant", batch_size=32, max_epochs=100
 )
 ABLATIONS: dict[str, dict[str, object]] = {
     "CNN encoders only": {"cmaa": False, "awom": False, "contrastive": False, "transformer": False},
