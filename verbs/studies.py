@@ -146,7 +146,8 @@ def ablate(
         print_json(found)
         return
     for table in found["tables"]:
-        OUT.print(f"{table['title']}: ours on {dataset} ± sd over {seeds} seeds (the paper's)", style="bold")
+        over = f"± sd over {seeds} seeds" if seeds > 1 else "with one seed"
+        OUT.print(f"{table['title']}: ours on {dataset} {over} (the paper's)", style="bold")
         shown = table_of("", *table["columns"])
         notes: list[str] = []
         for row in table["rows"]:
