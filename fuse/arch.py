@@ -53,7 +53,7 @@ Axes: B utterances of a batch, T_m frames or tokens of modality m, M modalities,
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
@@ -62,6 +62,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
+from cache_schema.errors import SettingsError
 from cache_schema.samples import Target
 
 Unit = Literal["utterance", "dialogue"]
@@ -170,6 +171,27 @@ class Architecture(nn.Module):
     def __call__(self, batch: Batch) -> Output:
         output: Output = super().__call__(batch)
         return output
+
+
+def vector_widths(name: str, takes: Iterable[str], tails: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Width of each modality's frames, for an architecture that reads vectors.
+
+    Args:
+        name: the architecture's name.
+        takes: the modalities that it takes.
+        tails: shape of one frame of each modality.
+
+    Raises:
+        SettingsError: a modality that it does not take, or one whose frames are not vectors.
+    """
+    known = list(takes)
+    for modality, tail in tails.items():
+        if modality not in known or len(tail) != 1:
+            raise SettingsError(
+                f"{name} reads one vector per frame of {', '.join(known)}; {modality} has {tail}: choose "
+                "another feature with --features."
+            )
+    return {modality: tail[0] for modality, tail in tails.items()}
 
 
 def outputs(target: Target) -> int:

@@ -53,7 +53,7 @@ from torch.nn import functional as F
 from cache_schema.errors import SettingsError
 from cache_schema.samples import Target
 from cache_schema.settings import Spec
-from fuse.arch import Architecture, Batch, Companion, Output, outputs, probabilities
+from fuse.arch import Architecture, Batch, Companion, Output, outputs, probabilities, vector_widths
 from fuse.nn.attention import MultiHeadAttention
 from fuse.nn.experts import MixtureOfExperts, Routed
 from fuse.nn.interval_gat import IntervalGAT, frames_within
@@ -189,18 +189,14 @@ def build(config: Config, tails: Mapping[str, tuple[int, ...]], target: Target) 
         SettingsError: a modality that it does not take, or one whose frames are not vectors; heads that do not divide
             d; more experts per utterance than there are.
     """
-    for modality, tail in tails.items():
-        if modality not in PREFERS or len(tail) != 1:
-            raise SettingsError(
-                f"complementary reads one vector per frame of {', '.join(PREFERS)}; {modality} has {tail}."
-            )
+    widths = vector_widths("complementary", PREFERS, tails)
     for name, heads in (("heads", config.heads), ("gat_heads", config.gat_heads)):
         if config.d % heads:
             raise SettingsError(f"complementary: d = {config.d} is not a multiple of {name} = {heads}.")
     if config.top > config.experts:
         raise SettingsError(f"complementary: top = {config.top} of experts = {config.experts} is not possible.")
     return Complementary(
-        widths={modality: tail[0] for modality, tail in tails.items()},
+        widths=widths,
         outputs=outputs(target),
         kind=target.kind,
         **dict(config),

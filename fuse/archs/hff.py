@@ -42,7 +42,7 @@ from torch.nn import functional as F
 from cache_schema.errors import SettingsError
 from cache_schema.samples import Target
 from cache_schema.settings import Spec
-from fuse.arch import Architecture, Batch, Output, outputs
+from fuse.arch import Architecture, Batch, Output, outputs, vector_widths
 from fuse.nn.attention import AdditivePooling
 from fuse.nn.lengths import frame_mask, resample
 from fuse.nn.monte_carlo import average_draws, noise_like
@@ -176,13 +176,11 @@ def build(config: Config, tails: Mapping[str, tuple[int, ...]], target: Target) 
         SettingsError: draws are asked for without variance heads, a modality that HFF does not take, or one whose
             frames are not vectors.
     """
-    for modality, tail in tails.items():
-        if modality not in PREFERS or len(tail) != 1:
-            raise SettingsError(f"hff reads one vector per frame of {', '.join(PREFERS)}; {modality} has {tail}.")
+    widths = vector_widths("hff", PREFERS, tails)
     if config.mc_samples and not config.dynamic_weighting:
         raise SettingsError("hff: mc_samples draws from the variance heads, which dynamic_weighting=false removes.")
     return HFF(
-        widths={modality: tail[0] for modality, tail in tails.items()},
+        widths=widths,
         outputs=outputs(target),
         kind=target.kind,
         **dict(config),

@@ -21,10 +21,9 @@ from collections.abc import Mapping
 from pydantic import Field
 from torch import nn
 
-from cache_schema.errors import SettingsError
 from cache_schema.samples import Target
 from cache_schema.settings import Spec
-from fuse.arch import Architecture, Batch, Output, outputs
+from fuse.arch import Architecture, Batch, Output, outputs, vector_widths
 from fuse.nn.recurrent import LSTM
 from fuse.tables import Table
 from fuse.train_config import TrainConfig
@@ -53,10 +52,8 @@ def build(config: Config, tails: Mapping[str, tuple[int, ...]], target: Target) 
     Raises:
         SettingsError: it is not text, or its tokens are not vectors.
     """
-    for modality, tail in tails.items():
-        if modality not in PREFERS or len(tail) != 1:
-            raise SettingsError(f"bilstm reads one vector per token of text; {modality} has {tail}.")
-    return BiLSTM(width=tails["text"][0], outputs=outputs(target), kind=target.kind, **dict(config))
+    widths = vector_widths("bilstm", PREFERS, tails)
+    return BiLSTM(width=widths["text"], outputs=outputs(target), kind=target.kind, **dict(config))
 
 
 class BiLSTM(Architecture):

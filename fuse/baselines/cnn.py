@@ -23,7 +23,7 @@ from torch import nn
 from cache_schema.errors import SettingsError
 from cache_schema.samples import Target
 from cache_schema.settings import Spec
-from fuse.arch import Architecture, Batch, Output, outputs
+from fuse.arch import Architecture, Batch, Output, outputs, vector_widths
 from fuse.nn.convolution import Convolutions
 from fuse.tables import Table
 from fuse.train_config import TrainConfig
@@ -54,12 +54,10 @@ def build(config: Config, tails: Mapping[str, tuple[int, ...]], target: Target) 
     Raises:
         SettingsError: it is not speech, its frames are not vectors, or the kernel is even.
     """
-    for modality, tail in tails.items():
-        if modality not in PREFERS or len(tail) != 1:
-            raise SettingsError(f"cnn reads one vector per frame of speech; {modality} has {tail}.")
+    widths = vector_widths("cnn", PREFERS, tails)
     if config.kernel % 2 == 0:
         raise SettingsError(f"cnn: kernel = {config.kernel} has no middle frame: choose an odd number.")
-    return CNN(width=tails["speech"][0], outputs=outputs(target), kind=target.kind, **dict(config))
+    return CNN(width=widths["speech"], outputs=outputs(target), kind=target.kind, **dict(config))
 
 
 class CNN(Architecture):

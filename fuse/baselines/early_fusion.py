@@ -25,10 +25,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from cache_schema.errors import SettingsError
 from cache_schema.samples import Target
 from cache_schema.settings import Spec
-from fuse.arch import Architecture, Batch, Output, outputs
+from fuse.arch import Architecture, Batch, Output, outputs, vector_widths
 from fuse.nn.lengths import resample
 from fuse.nn.recurrent import LSTM
 from fuse.tables import Table
@@ -63,15 +62,8 @@ def build(config: Config, tails: Mapping[str, tuple[int, ...]], target: Target) 
     Raises:
         SettingsError: a modality that it does not take, or one whose frames are not vectors.
     """
-    for modality, tail in tails.items():
-        if modality not in PREFERS or len(tail) != 1:
-            raise SettingsError(f"early-fusion reads one vector per frame of {', '.join(PREFERS)}; {modality}: {tail}.")
-    return EarlyFusion(
-        widths={modality: tail[0] for modality, tail in tails.items()},
-        outputs=outputs(target),
-        kind=target.kind,
-        **dict(config),
-    )
+    widths = vector_widths("early-fusion", PREFERS, tails)
+    return EarlyFusion(widths, outputs(target), target.kind, **dict(config))
 
 
 class EarlyFusion(Architecture):

@@ -36,7 +36,7 @@ from torch.nn import functional as F
 from cache_schema.errors import SettingsError
 from cache_schema.samples import Target
 from cache_schema.settings import Spec
-from fuse.arch import Architecture, Batch, Output, outputs
+from fuse.arch import Architecture, Batch, Output, outputs, vector_widths
 from fuse.nn.convolution import Convolutions
 from fuse.nn.recurrent import LSTM
 from fuse.tables import Table
@@ -75,13 +75,11 @@ def build(config: Config, tails: Mapping[str, tuple[int, ...]], target: Target) 
     Raises:
         SettingsError: a modality that it does not take, one whose frames are not vectors, or an even kernel.
     """
-    for modality, tail in tails.items():
-        if modality not in PREFERS or len(tail) != 1:
-            raise SettingsError(f"late-fusion reads one vector per frame of {', '.join(PREFERS)}; {modality}: {tail}.")
+    widths = vector_widths("late-fusion", PREFERS, tails)
     if config.kernel % 2 == 0:
         raise SettingsError(f"late-fusion: kernel = {config.kernel} has no middle frame: choose an odd number.")
     return LateFusion(
-        widths={modality: tail[0] for modality, tail in tails.items()},
+        widths=widths,
         outputs=outputs(target),
         kind=target.kind,
         **dict(config),

@@ -31,10 +31,9 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from cache_schema.errors import SettingsError
 from cache_schema.samples import Target
 from cache_schema.settings import Spec
-from fuse.arch import Architecture, Batch, Output, outputs
+from fuse.arch import Architecture, Batch, Output, outputs, vector_widths
 from fuse.nn.lengths import resample
 from fuse.tables import Table
 from fuse.train_config import TrainConfig
@@ -75,15 +74,8 @@ def build(config: Config, tails: Mapping[str, tuple[int, ...]], target: Target) 
     Raises:
         SettingsError: a modality that MFN does not take, or one whose frames are not vectors.
     """
-    for modality, tail in tails.items():
-        if modality not in PREFERS or len(tail) != 1:
-            raise SettingsError(f"mfn reads one vector per frame of {', '.join(PREFERS)}; {modality} has {tail}.")
-    return MFN(
-        widths={modality: tail[0] for modality, tail in tails.items()},
-        outputs=outputs(target),
-        kind=target.kind,
-        **dict(config),
-    )
+    widths = vector_widths("mfn", PREFERS, tails)
+    return MFN(widths, outputs(target), target.kind, **dict(config))
 
 
 class MFN(Architecture):

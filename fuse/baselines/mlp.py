@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from cache_schema.errors import SettingsError
 from cache_schema.samples import Target
 from cache_schema.settings import Spec
-from fuse.arch import Architecture, Batch, Companion, Output, outputs
+from fuse.arch import Architecture, Batch, Companion, Output, outputs, vector_widths
 from fuse.nn.interval_gat import IntervalGAT, frames_within
 from fuse.nn.lengths import frame_mask, shorten
 from fuse.tables import Table
@@ -79,13 +79,11 @@ def build(config: Config, tails: Mapping[str, tuple[int, ...]], target: Target) 
     Raises:
         SettingsError: a modality that it does not take or whose frames are not vectors; heads that do not divide d.
     """
-    for modality, tail in tails.items():
-        if modality not in PREFERS or len(tail) != 1:
-            raise SettingsError(f"mlp reads one vector per frame of {', '.join(PREFERS)}; {modality} has {tail}.")
+    widths = vector_widths("mlp", PREFERS, tails)
     if config.d % config.heads:
         raise SettingsError(f"mlp: heads = {config.heads} must divide d = {config.d}.")
     return MLP(
-        widths={modality: tail[0] for modality, tail in tails.items()},
+        widths=widths,
         outputs=outputs(target),
         kind=target.kind,
         **dict(config),

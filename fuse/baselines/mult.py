@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from cache_schema.errors import SettingsError
 from cache_schema.samples import Target
 from cache_schema.settings import Spec
-from fuse.arch import Architecture, Batch, Output, outputs
+from fuse.arch import Architecture, Batch, Output, outputs, vector_widths
 from fuse.nn.attention import MultiHeadAttention
 from fuse.nn.lengths import frame_mask
 from fuse.tables import Table
@@ -86,16 +86,14 @@ def build(config: Config, tails: Mapping[str, tuple[int, ...]], target: Target) 
         SettingsError: a modality that MulT does not take, one whose frames are not vectors, heads that do not divide d,
             or an even kernel.
     """
-    for modality, tail in tails.items():
-        if modality not in PREFERS or len(tail) != 1:
-            raise SettingsError(f"mult reads one vector per frame of {', '.join(PREFERS)}; {modality} has {tail}.")
+    widths = vector_widths("mult", PREFERS, tails)
     if config.d % config.heads:
         raise SettingsError(f"mult: heads = {config.heads} must divide d = {config.d}.")
     even = [name for name in ("text_kernel", "speech_kernel", "vision_kernel") if getattr(config, name) % 2 == 0]
     if even:
         raise SettingsError(f"mult: {even[0]} is even and has no middle frame: choose an odd number.")
     return MulT(
-        widths={modality: tail[0] for modality, tail in tails.items()},
+        widths=widths,
         outputs=outputs(target),
         kind=target.kind,
         **dict(config),

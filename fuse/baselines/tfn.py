@@ -30,10 +30,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from cache_schema.errors import SettingsError
 from cache_schema.samples import Target
 from cache_schema.settings import Spec
-from fuse.arch import Architecture, Batch, Output, outputs
+from fuse.arch import Architecture, Batch, Output, outputs, vector_widths
 from fuse.nn.modality_embedding import ModalityEmbeddings
 from fuse.tables import Table
 from fuse.train_config import TrainConfig
@@ -72,15 +71,8 @@ def build(config: Config, tails: Mapping[str, tuple[int, ...]], target: Target) 
     Raises:
         SettingsError: a modality that TFN does not take, or one whose frames are not vectors.
     """
-    for modality, tail in tails.items():
-        if modality not in PREFERS or len(tail) != 1:
-            raise SettingsError(f"tfn reads one vector per frame of {', '.join(PREFERS)}; {modality} has {tail}.")
-    return TFN(
-        widths={modality: tail[0] for modality, tail in tails.items()},
-        outputs=outputs(target),
-        kind=target.kind,
-        **dict(config),
-    )
+    widths = vector_widths("tfn", PREFERS, tails)
+    return TFN(widths, outputs(target), target.kind, **dict(config))
 
 
 class TFN(Architecture):
