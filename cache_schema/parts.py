@@ -38,6 +38,8 @@ class Part:
         corpus: what the dataset was said to be when it was written.
         utterances: its rows, in order.
         deleted: ids that it deletes; none of them is among its rows.
+        after: names of the parts that were the last ones when it was written, so that their loss is noticed.
+        instead_of: the damaged or lost part whose place it takes.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Part:
     corpus: Corpus
     utterances: UtteranceTable
     deleted: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    instead_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -193,6 +197,23 @@ def part_names(storage: Storage, dataset: str) -> list[str]:
     return [match[1] for match in matches if match]
 
 
+def last_names(names: Sequence[str], before: int = 100_000) -> tuple[str, ...]:
+    """Those of a dataset's part names that have the highest number below `before`."""
+    numbers = [number for number in map(part_number, names) if number < before]
+    return tuple(name for name in names if numbers and part_number(name) == max(numbers))
+
+
+def lost_names(parts: Sequence[Part], damaged: Sequence[str] = ()) -> dict[str, str]:
+    """The parts that were there and are not, by name: the part that was written after each."""
+    there = {part.name for part in parts} | {part.instead_of for part in parts} | set(damaged)
+    return {name: part.name for part in parts for name in part.after if name not in there}
+
+
+def part_number(name: str) -> int:
+    """The place of the part called `name` among its dataset's."""
+    return int(name.split("-")[1])
+
+
 def part_key(dataset: str, name: str) -> str:
     """Where the part called `name` lies."""
     return f"samples/{dataset}/{name}.parquet"
@@ -222,12 +243,13 @@ def read_part(storage: Storage, dataset: str, name: str) -> Part:
         document = unseal(file.metadata.metadata[METADATA_KEY], f"{key}: the corpus")
         require_known_format(document, key)
         corpus = Corpus.parse(document["corpus"], key)
-        deleted = _deleted(document)
+        deleted, after = _deleted(document), _names(document.get("after", []))
+        instead_of = document.get("instead_of")
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, SettingsError) as error:
         raise DamagedError(f"{key} is no part of this format: {first_line(error)}") from error
     if corpus.name != dataset:
         raise DamagedError(f"{key} is a part of the dataset {corpus.name!r}: move it back, datasets keep their names.")
-    return Part(name, digest, corpus, UtteranceTable(data, key), deleted)
+    return Part(name, digest, corpus, UtteranceTable(data, key), deleted, after, instead_of)
 
 
 def write_part(
@@ -236,6 +258,7 @@ def write_part(
     corpus: Corpus,
     utterances: Sequence[Utterance],
     deleted: Sequence[str] = (),
+    after: Sequence[str] = (),
     instead_of: str | None = None,
 ) -> str:
     """Write rows, and ids to delete, as part `number` of the dataset `corpus.name`, and say its name.
@@ -246,12 +269,13 @@ def write_part(
         corpus: what the dataset is.
         utterances: the rows.
         deleted: ids that it deletes.
-        instead_of: a damaged part whose deletions it keeps; written down, so that the new part has another name.
+        after: the parts that are the last ones by now.
+        instead_of: a damaged part whose place it takes.
 
     Raises:
         StoreError: a value has no place in a table, as an integer over 64 bits.
     """
-    data = _encode(corpus, utterances, deleted, instead_of)
+    data = _encode(corpus, utterances, deleted, after, instead_of)
     name = f"part-{number:05d}-{sha256_hex(data)[:16]}"
     key = part_key(corpus.name, name)
     if not storage.put_if_absent(key, data):
@@ -259,11 +283,9 @@ def write_part(
     return name
 
 
-def rescue_deletions(storage: Storage, dataset: str, name: str) -> bool:
-    """Write what a damaged part deletes as a part of its own, which is merged in the same place.
-
-    Returns:
-        Whether that is known: the part's document is sealed by itself, and may be intact where rows are not.
+def legible_document(storage: Storage, dataset: str, name: str) -> tuple[Corpus, tuple[str, ...]] | None:
+    """The corpus and the deletions of a part that may be damaged: its document is sealed by itself, and may be intact
+    where its rows are not. None where it is not.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -271,17 +293,17 @@ def rescue_deletions(storage: Storage, dataset: str, name: str) -> bool:
     try:
         metadata = pq.read_metadata(pa.BufferReader(storage.get(part_key(dataset, name)) or b"")).metadata
         document = unseal(metadata[METADATA_KEY], name)
-        corpus = Corpus.parse(document["corpus"], name)
-        deleted = _deleted(document)
+        return Corpus.parse(document["corpus"], name), _deleted(document)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, StoreError, SettingsError):
-        return False
-    if deleted:
-        write_part(storage, int(name.split("-")[1]), corpus, [], deleted, instead_of=name)
-    return True
+        return None
 
 
 def _encode(
-    corpus: Corpus, utterances: Sequence[Utterance], deleted: Sequence[str], instead_of: str | None = None
+    corpus: Corpus,
+    utterances: Sequence[Utterance],
+    deleted: Sequence[str],
+    after: Sequence[str],
+    instead_of: str | None,
 ) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -308,6 +330,8 @@ def _encode(
     document: dict[str, Any] = {"format": BASE_FORMAT, "corpus": corpus.model_dump(mode="json")}
     if deleted:
         document |= {"format": DELETING_FORMAT, "deleted": sorted(deleted)}
+    if after:
+        document["after"] = sorted(after)
     if instead_of:
         document["instead_of"] = instead_of
     rows = [vars(u) for u in utterances]
@@ -333,9 +357,13 @@ def _deleted(document: dict[str, Any]) -> tuple[str, ...]:
     Raises:
         ValueError: they are no list of ids, or the document is of a version that cannot delete.
     """
-    ids = document.get("deleted", [])
-    if not isinstance(ids, list) or not all(isinstance(id_, str) for id_ in ids):
-        raise ValueError("what it deletes is no list of ids")
+    ids = _names(document.get("deleted", []))
     if ids and document["format"] < DELETING_FORMAT:
         raise ValueError(f"a part of format {document['format']} deletes nothing")
-    return tuple(ids)
+    return ids
+
+
+def _names(names: Any) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("where it names samples or parts is no list of ids or names")
+    return tuple(names)

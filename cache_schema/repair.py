@@ -5,12 +5,22 @@ Commits go first and data after them, so that whoever reads meanwhile sees a row
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 from cache_schema.commits import commit_key, commit_names, read_commit
 from cache_schema.errors import DamagedError, StoreError
 from cache_schema.group import read_group
-from cache_schema.parts import part_key, rescue_deletions
+from cache_schema.parts import (
+    last_names,
+    legible_document,
+    lost_names,
+    part_key,
+    part_names,
+    part_number,
+    read_part,
+    write_part,
+)
 from cache_schema.storage import Storage
 from cache_schema.store import FeatureStore, feature_folders
 from cache_schema.verify import Finding, verify
@@ -59,7 +69,7 @@ def drop(store: FeatureStore, finding: Finding) -> Finding:
             for segment in commit_names(storage, folder):
                 if segment.startswith(name.removeprefix("part-") + "-"):
                     _drop_segment(storage, folder, segment)
-        known = rescue_deletions(storage, finding.dataset, name)
+        known = _replace_part(storage, finding.dataset, name)
         storage.delete(part_key(finding.dataset, name))
         if not known:
             return replace(finding, what=f"{finding.what} {UNKNOWN_DELETIONS}")
@@ -114,6 +124,24 @@ def remove_feature(store: FeatureStore, dataset: str, name: str, fingerprint: st
 
 def _folder(finding: Finding) -> str:
     return f"features/{finding.dataset}/{(finding.feature or '').replace('@', '-')}.zarr"
+
+
+def _replace_part(storage: Storage, dataset: str, name: str) -> bool:
+    """Write a part without rows in the place of one that is damaged or lost, where later parts name it or it deleted
+    samples; whether it is known what it deleted.
+    """
+    names = part_names(storage, dataset)
+    others = []
+    for other in names:
+        with suppress(DamagedError):
+            others += [read_part(storage, dataset, other)] if other != name else []
+    document = legible_document(storage, dataset, name)
+    deleted = document[1] if document else ()
+    if deleted or name in lost_names(others):
+        corpora = [document[0]] if document else [p.corpus for p in others if p.name < name] or [others[0].corpus]
+        number = part_number(name)
+        write_part(storage, number, corpora[-1], [], deleted, last_names(names, before=number), instead_of=name)
+    return document is not None
 
 
 def _drop_segment(storage: Storage, folder: str, segment: str) -> None:

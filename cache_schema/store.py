@@ -12,12 +12,22 @@ from typing import Literal, Self
 
 from cache_schema.canonical import seal, unseal
 from cache_schema.commits import commit_names
-from cache_schema.errors import DamagedError, MissingFeature, StoreError
+from cache_schema.errors import REPAIR, DamagedError, MissingFeature, StoreError
 from cache_schema.feature import Feature
 from cache_schema.feature_spec import FeatureSpec
 from cache_schema.format import BASE_FORMAT, require_known_format
 from cache_schema.group import group_key, read_group
-from cache_schema.parts import Part, Samples, part_names, read_part, write_part
+from cache_schema.parts import (
+    Part,
+    Samples,
+    last_names,
+    lost_names,
+    part_key,
+    part_names,
+    part_number,
+    read_part,
+    write_part,
+)
 from cache_schema.plan import SegmentPlan
 from cache_schema.registry import unknown_name
 from cache_schema.samples import Corpus, Utterance
@@ -182,15 +192,14 @@ class FeatureStore:
             StoreError: there is no such dataset.
             DamagedError: a part is damaged.
         """
-        names = part_names(self.storage, dataset)
-        if not names:
-            raise StoreError(f"{self.location}: " + unknown_name("dataset", dataset, self.datasets()))
-        for name in names:
-            if (dataset, name) not in self._parts:
-                self._parts[dataset, name] = read_part(self.storage, dataset, name)
+        parts = self._read_parts(dataset)
+        if lost_names(parts):  # a listing may lack what was made while it was taken, but no second one lacks it too
+            parts = self._read_parts(dataset)
+        for lost, later in lost_names(parts).items():
+            raise DamagedError(f"{part_key(dataset, lost)} is missing, after which {later} was written. {REPAIR}")
         merged = self._samples.get(dataset)
-        if merged is None or [part.name for part in merged.parts] != names:
-            merged = self._samples[dataset] = Samples(tuple(self._parts[dataset, name] for name in names))
+        if merged is None or merged.parts != parts:
+            merged = self._samples[dataset] = Samples(parts)
         return merged
 
     def features(self, dataset: str) -> list[Feature]:
@@ -267,9 +276,21 @@ class FeatureStore:
         self.samples(dataset)
         return Dataset(self, dataset)
 
+    def _read_parts(self, dataset: str) -> tuple[Part, ...]:
+        names = part_names(self.storage, dataset)
+        if not names:
+            raise StoreError(f"{self.location}: " + unknown_name("dataset", dataset, self.datasets()))
+        for name in names:
+            if (dataset, name) not in self._parts:
+                self._parts[dataset, name] = read_part(self.storage, dataset, name)
+        return tuple(self._parts[dataset, name] for name in names)
+
     def _append(self, stored: Samples, corpus: Corpus, rows: Sequence[Utterance], deleted: Sequence[str] = ()) -> None:
-        last = stored.parts[-1].name
-        write_part(self.storage, int(last.split("-")[1]) + 1, corpus, rows, deleted)
+        names = [part.name for part in stored.parts]
+        number = part_number(names[-1]) + 1
+        name = write_part(self.storage, number, corpus, rows, deleted, last_names(names))
+        if deleted:  # no commit is ever about a deletion: another part tells if its file is lost
+            write_part(self.storage, number + 1, corpus, [], after=[name])
 
     def _feature_folders(self, dataset: str) -> list[str]:
         """Folders of the features that have a document, or commits and should have one."""

@@ -10,7 +10,7 @@ from cache_schema.canonical import sha256_hex
 from cache_schema.commits import Commit, commit_key, commit_names, parse_commit, planned_segments, require_planned
 from cache_schema.errors import DamagedError, StoreError
 from cache_schema.group import Group, group_key, read_group
-from cache_schema.parts import Part, Samples, part_key, part_names, read_part
+from cache_schema.parts import Part, Samples, lost_names, part_key, part_names, read_part
 from cache_schema.registry import unknown_name
 from cache_schema.storage import Storage
 from cache_schema.store import FeatureStore, feature_folders, split_folder
@@ -115,6 +115,11 @@ def _verify_dataset(storage: Storage, dataset: str, feature: str | None, deep: b
         except DamagedError as error:
             damaged.append(name)
             found.append(Finding("part", dataset, None, None, part_key(dataset, name), str(error)))
+    for name, later in lost_names(parts, damaged).items():
+        if storage.size(part_key(dataset, name)) is None:
+            damaged.append(name)
+            what = f"is missing; {later} was written after it"
+            found.append(Finding("part", dataset, None, None, part_key(dataset, name), what))
     for name in storage.temporary(f"samples/{dataset}"):
         found.append(_leftover(Finding("leftover", dataset, None, None, f"samples/{dataset}/{name}", "")))
     samples = Samples(tuple(parts))

@@ -433,3 +433,25 @@ def test_a_reader_may_not_repair(copy: Path) -> None:
             action(store)
     with pytest.raises(StoreError, match="opened for reading only"):
         remove_feature(store, "toy", "toynet")
+
+
+@pytest.mark.parametrize("which", [0, 1, 2, 3])
+def test_a_lost_part_is_noticed_by_what_was_written_after_it(copy: Path, which: int) -> None:
+    """Also one that no commit is about, as one that deletes samples: they would be back without a word."""
+    store = FeatureStore.open(copy, mode="a")
+    store.delete_samples("toy", ["u1"])
+    store.append_again("toy", ["u2"])
+    parts = files_of(copy, "part")
+    assert len(parts) == 5
+    parts[which].unlink()
+    for read in (FeatureStore.open(copy).samples, FeatureStore.open(copy).features):
+        with pytest.raises(DamagedError, match=f"{parts[which].name} is missing, after which part-0000{which + 1}-"):
+            read("toy")
+    assert parts[which].relative_to(copy).as_posix() in [f.file for f in damage_found(copy, deep=False)]
+    told = [f.what for f in repair(store) if f.kind == "part"]
+    assert len(told) == 1 and told[0].endswith("If it deleted samples, they are back: delete them again.")
+    assert damage_found(copy) == []
+    store.append_samples(corpus(), utterances(9))
+    write(store.writer("toy", spec(), PLAN))
+    assert_intact(FeatureStore.open(copy))
+    assert ("u1" in store.samples("toy")) == (which == 2)
