@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from cache_schema.feature_spec import FeatureSpec
-from cache_schema.samples import Utterance
 from cache_schema.store import FeatureStore
 from cache_schema.verify import verify
 
+LATER: dict[str, Any] = {"sound": None, "region": None}
+"""Columns that a store need not have."""
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("format-*"))
 
 
@@ -33,7 +34,7 @@ def expected(golden: Path) -> dict[str, Any]:
 def test_there_is_a_golden_store_of_every_format() -> None:
     from cache_schema.format import FORMAT_VERSION
 
-    assert [folder.name for folder in GOLDEN] == [f"format-{n}" for n in range(1, FORMAT_VERSION + 1)]
+    assert {folder.name.split("-")[1] for folder in GOLDEN} == {str(n) for n in range(1, FORMAT_VERSION + 1)}
 
 
 def test_the_reader_reads_it(golden: Path, expected: dict[str, Any]) -> None:
@@ -42,8 +43,7 @@ def test_the_reader_reads_it(golden: Path, expected: dict[str, Any]) -> None:
     assert store.datasets() == ["toy"]
     samples = store.samples("toy")
     assert samples.corpus.model_dump(mode="json") == expected["corpus"]
-    later = dict.fromkeys(Utterance.model_fields)
-    assert [u.model_dump(mode="json") for u in samples.utterances] == [later | row for row in expected["utterances"]]
+    assert [u.model_dump(mode="json") for u in samples.utterances] == [LATER | row for row in expected["utterances"]]
     assert sorted(samples.deleted) == expected.get("deleted", [])
     feature = store.feature("toy", "toynet")
     assert feature.spec.model_dump(mode="json") == expected["spec"]
@@ -96,7 +96,7 @@ def test_format_md_alone_is_enough_to_read_it(golden: Path, expected: dict[str, 
 
     root = golden / "store"
     marker = (root / "mer-store.json").read_bytes()
-    assert unsealed(json.loads(marker)) == {"format": 1, "kind": "mer feature store"}
+    assert unsealed(json.loads(marker)).items() >= {"format": 1, "kind": "mer feature store"}.items()
     assert cut_and_hashed(marker)
 
     (folder,) = (root / "features" / "toy").iterdir()
@@ -115,27 +115,33 @@ def test_format_md_alone_is_enough_to_read_it(golden: Path, expected: dict[str, 
     place: dict[str, tuple[str, int, dict[str, Any]]] = {}
     planned: list[str] = []
     deleted: set[str] = set()
+    parts: set[str] = set()
     for file in sorted((root / "samples" / "toy").iterdir()):
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         assert file.stem.split("-")[2] == digest[:16]
         table = pq.read_table(file, page_checksum_verification=True)
-        rows = table.to_pylist()
+        rows = [LATER | row for row in table.to_pylist()]
         for row in rows:
             row["labels"], row["scores"] = dict(row["labels"]), dict(row["scores"])
         corpus = unsealed(json.loads(pq.ParquetFile(file).metadata.metadata[b"mer"]))
         assert corpus["corpus"] == expected["corpus"]
         assert corpus["format"] == (2 if "deleted" in corpus else 1)
+        assert set(corpus.get("after", ())) <= parts, "no part is lost, and names are in the order of appending"
+        parts.add(file.stem)
         for id_ in corpus.get("deleted", ()):
             deleted.add(id_)
             place.pop(id_, None)
+        if not rows:
+            continue
         names = segments_by_the_text(file.stem, [row["duration"] for row in rows], spec, plan)
         planned += names
         step = -(-len(rows) // len(names)) if len(names) == 1 else plan["max_rows"]
         for number, row in enumerate(rows):
             place[row["id"]] = (names[number // step], number % step, row)
+            deleted.discard(row["id"])
         assert all(c["part_sha256"] == digest for c in commits.values() if c["part"] == file.stem)
     assert sorted(commits) == sorted(planned)
-    assert [row for _, _, row in place.values()] == expected["utterances"]
+    assert [row for _, _, row in place.values()] == [LATER | row for row in expected["utterances"]]
     assert sorted(deleted) == expected.get("deleted", [])
 
     for id_, (segment, number, _) in place.items():
