@@ -27,7 +27,7 @@ from typing import Any
 
 from bench import stress_damage, stress_worker
 from bench.stress_worker import BASE_SAMPLES, BUCKET, DATASET, PLAN, corpus, utterances
-from cache_schema.parts import write_part
+from cache_schema.parts import part_number, write_part
 from cache_schema.repair import gc
 from cache_schema.store import FeatureStore
 from cache_schema.verify import verify
@@ -195,7 +195,8 @@ def _compare_with_reference(store: FeatureStore, won: set[str], folder: Path) ->
     reference = FeatureStore.open(folder, mode="a")
     samples = store.samples(DATASET)
     for part in samples.parts:
-        name = write_part(reference.storage, int(part.name.split("-")[1]), part.corpus, list(part.utterances))
+        rows = list(part.utterances)
+        name = write_part(reference.storage, part_number(part.name), part.corpus, rows, after=part.after)
         assert name == part.name, f"{part.name} has other bytes than {name}"
     committed = set()
     for feature in store.features(DATASET):
