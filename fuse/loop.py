@@ -185,11 +185,7 @@ def fit(
                 clip(model, optimization.parameters, config.clip, loss, where, batch)
                 optimization.step()
                 losses.append(loss.item())
-            seen = predict(model, val, config.batch_size, criterion)
-            if not math.isfinite(seen.loss):
-                raise DivergedError(
-                    f"Seed {seed}: the loss on validation is {seen.loss:g} after epoch {epoch}. Try a lower lr."
-                )
+            seen = predict(model, val, config.batch_size, criterion, f"Training diverged at {where}: ")
             measured = seen.measure(val.target)
             watched = seen.loss if config.monitor == "loss" else measured[config.monitor]
             improved = not watched >= best if config.monitor in metrics.LOWER_IS_BETTER else not watched <= best
@@ -253,13 +249,27 @@ def restore_generators(states: Mapping[str, Any], shuffle: torch.Generator, devi
 def hide_modalities(batch: Batch, share: float) -> Batch:
     """The batch with each modality of an utterance hidden with probability `share`, one at least left where any was."""
     drawn = torch.rand(batch.available.shape).to(batch.available.device)
-    last = torch.zeros_like(batch.available).scatter_(1, (drawn * batch.available).argmax(dim=1, keepdim=True), True)
+    greatest = drawn.masked_fill(~batch.available, -1.0).argmax(dim=1, keepdim=True)
+    last = torch.zeros_like(batch.available).scatter_(1, greatest, True)
     return batch.replace(available=batch.available & ((drawn >= share) | last))
 
 
 @torch.no_grad()
-def predict(model: Model, data: Dataset, batch_size: int, criterion: Loss | None = None) -> Predictions:
-    """What `model` says about `data`, in its order; the batches are the same every time."""
+def predict(
+    model: Model, data: Dataset, batch_size: int, criterion: Loss | None = None, context: str = ""
+) -> Predictions:
+    """What `model` says about `data`, in its order; the batches are the same every time.
+
+    Args:
+        model: trained, or in training.
+        data: which utterances.
+        batch_size: how many at a time.
+        criterion: what the loss is measured with; None: it is not.
+        context: with what an error begins.
+
+    Raises:
+        DivergedError: the output or the loss is not finite; says for which utterance, and which parameter is not.
+    """
     model.eval()
     kind = data.target.kind
     logits: list[Tensor] = []
@@ -275,8 +285,13 @@ def predict(model: Model, data: Dataset, batch_size: int, criterion: Loss | None
     ordered = torch.cat(logits)[back]
     bad = ~torch.isfinite(ordered).reshape(len(ordered), -1).all(dim=1)
     if bad.any():
-        raise DivergedError(f"The model's output for {data.ids[int(bad.nonzero()[0])]!r} is not finite.")
+        raise DivergedError(
+            f"{context}the model's output for {data.ids[int(bad.nonzero()[0])]!r} is not finite; {_culprit(model)}. "
+            "Try a lower lr, or look at this utterance's features."
+        )
     loss = float("nan") if criterion is None or data.labels is None else criterion(ordered, data.labels).item()
+    if criterion is not None and not math.isfinite(loss):
+        raise DivergedError(f"{context}the loss on {len(data)} utterances is {loss:g}. Try a lower lr.")
     chances = None if kind == "regression" else probabilities(ordered, kind)
     if chances is None:
         prediction = ordered
@@ -307,16 +322,19 @@ def clip(
     norm = torch.nn.utils.clip_grad_norm_(trained, float("inf") if most is None else most)
     if torch.isfinite(loss) and torch.isfinite(norm):
         return
-    weights = [n for n, p in model.named_parameters() if not torch.isfinite(p).all()]
-    gradients = [n for n, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
-    if weights:
-        first = f"the first parameter that is not finite is {weights[0]}"
-    elif gradients:
-        first = f"all parameters are finite, the first gradient that is not belongs to {gradients[0]}"
-    else:
-        first = "all parameters are finite"
     shown = ", ".join(batch.ids[:8]) + (f" and {len(batch.ids) - 8} more" if len(batch.ids) > 8 else "")
     raise DivergedError(
-        f"Training diverged at {where}: the loss is {loss.item():g}; {first}; the batch was {shown}. Nothing was "
-        "saved. Try a lower lr, or look at these utterances' features."
+        f"Training diverged at {where}: the loss is {loss.item():g}; {_culprit(model)}; the batch was {shown}. "
+        "Nothing was saved. Try a lower lr, or look at these utterances' features."
     )
+
+
+def _culprit(model: nn.Module) -> str:
+    """The first parameter that is not finite, or whose gradient is not."""
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            return f"the first parameter that is not finite is {name}"
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+            return f"all parameters are finite, the first gradient that is not belongs to {name}"
+    return "all parameters are finite"

@@ -44,14 +44,19 @@ class Loss:
                 return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=self.weights)
             each = F.binary_cross_entropy_with_logits(logits, labels, pos_weight=self.weights, reduction="none")
             wrong = torch.sigmoid(torch.where(labels > 0, -logits, logits))
-            return (wrong**self.gamma * each).mean()
+            return (focus(wrong, self.gamma) * each).mean()
         if not self.gamma:
             return F.cross_entropy(logits, labels, self.weights, label_smoothing=self.label_smoothing)
         each = F.cross_entropy(logits, labels, self.weights, reduction="none", label_smoothing=self.label_smoothing)
         right = logits.log_softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
         wrong = -torch.expm1(right)
         total = len(labels) if self.weights is None else self.weights[labels].sum()
-        return (wrong.clamp(min=0) ** self.gamma * each).sum() / total
+        return (focus(wrong, self.gamma) * each).sum() / total
+
+
+def focus(wrong: Tensor, gamma: float) -> Tensor:
+    """(1 - p)^gamma of each `wrong` = 1 - p; where that is nothing without a gradient, which has no bound there."""
+    return wrong.clamp(min=torch.finfo(wrong.dtype).tiny) ** gamma
 
 
 def balanced(labels: Tensor, target: Target) -> Tensor:

@@ -124,6 +124,12 @@ def test_divergence_stops_with_step_utterances_and_parameter(splits: Splits) -> 
         model.network.classifier[1].weight[0, 0] = float("nan")
     with pytest.raises(DivergedError, match=r"first parameter that is not finite is network.classifier.1.weight"):
         fit(model, splits.train, splits.val, FAST, 0)
+    data = replace(splits.val, frames={**splits.val.frames, "text": splits.val.frames["text"].clone()})
+    row = int(torch.nonzero(data.lengths["text"])[3])
+    data.frames["text"][data.starts["text"][row]] = float("inf")
+    with pytest.raises(DivergedError, match=r"diverged at seed 0, epoch 1, step \d+: the model's output for") as error:
+        fit(new_model(splits.train), splits.train, data, FAST, 0)
+    assert repr(data.ids[row]) in str(error.value) and "all parameters are finite" in str(error.value)
 
 
 def test_gradients_are_clipped(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:

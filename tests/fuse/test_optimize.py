@@ -126,6 +126,28 @@ def test_focal_loss_is_its_formula(splits: Splits) -> None:
         check(TrainConfig(focal_gamma=1), TARGETS[2])
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_focal_loss_has_a_gradient_where_the_truth_is_certain(splits: Splits, gamma: float, smoothing: float) -> None:
+    few = splits.train.select(torch.arange(2))
+    settings = TrainConfig(focal_gamma=gamma, label_smoothing=smoothing, class_weights="balanced")
+    logits = torch.tensor([[60.0, 0.0, 0.0], [0.3, 0.1, 0.0]], requires_grad=True)
+    loss = Loss(settings, few)(logits, torch.tensor([0, 1]))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None and torch.isfinite(logits.grad).all() and logits.grad[1].any()
+    several = type(few)(**{**vars(few), "target": TARGETS[1], "labels": torch.tensor([[1.0, 0, 0]] * 2)})
+    certain = torch.tensor([[200.0, -200.0, 0.1]] * 2, requires_grad=True)
+    Loss(TrainConfig(focal_gamma=gamma), several)(certain, several.labels).backward()  # type: ignore[no-untyped-call]
+    assert certain.grad is not None and torch.isfinite(certain.grad).all() and certain.grad[:, 2].all()
+
+
+def test_modality_dropout_leaves_one_whatever_is_drawn(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = splits.train.batch(torch.arange(80))
+    monkeypatch.setattr(torch, "rand", torch.zeros)
+    assert torch.equal(hide_modalities(batch, 0.5).available.any(dim=1), batch.available.any(dim=1))
+    assert not batch.available[:, 0].all(), "some have only what lies behind the first column"
+
+
 def test_modality_dropout_hides_with_its_probability_and_leaves_one(splits: Splits) -> None:
     torch.manual_seed(0)
     batch = splits.train.batch(torch.arange(80))
