@@ -82,6 +82,12 @@ def read(
     if not utterances:
         raise DataError(f"{dataset}: no utterance of a split has a label for {target.name}: nothing can be trained.")
     whole = resident(dataset, utterances, target, chosen)
+    if companions is not None:
+        whole = with_companions(whole, chosen, companions)
+    for modality, feature in chosen.items():
+        if MASK in [array.name for array in feature.spec.arrays]:
+            mask = feature.load(whole.ids, (MASK,), missing="mask").arrays[MASK]
+            whole = whole.keep_frames(modality, torch.from_numpy(mask))
     there = whole.available.any(dim=1)
     left_out["empty"] = [whole.ids[row] for row in torch.nonzero(~there).squeeze(1).tolist()]
     if left_out["empty"] and not drop_empty:
@@ -89,12 +95,6 @@ def read(
             f"{dataset}: {len(left_out['empty'])} utterances have none of {', '.join(chosen)}, the first is "
             f"{left_out['empty'][0]!r}. Leave them out with --set drop_empty=true."
         )
-    if companions is not None:
-        whole = with_companions(whole, chosen, companions)
-    for modality, feature in chosen.items():
-        if MASK in [array.name for array in feature.spec.arrays]:
-            mask = feature.load(whole.ids, (MASK,), missing="mask").arrays[MASK]
-            whole = whole.keep_frames(modality, torch.from_numpy(mask))
     rows = torch.nonzero(there).squeeze(1)
     kept = tuple(utterances[row] for row in rows.tolist())
     return Whole(dataset, kept, whole.select(rows), left_out)

@@ -239,6 +239,21 @@ def test_frames_at_which_nothing_is_there_are_left_out_with_what_lies_on_them(tm
         np.testing.assert_array_equal(batch.companions["landmarks"][row, :length], marks["values"][there])
 
 
+def test_an_utterance_in_which_there_is_nothing_at_any_frame_is_named(tmp_path: Path) -> None:
+    faces = feature("resnet", "vision", 10.0, values=("float16", (2,)), there=("bool", ()))
+    store = build(tmp_path, resnet=None)
+    never = np.zeros(3, np.bool_)
+    own: dict[str, Row] = {
+        i: {"values": np.ones((3, 2), np.float16), "there": never if i == "u2" else ~never} for i in IDS
+    }
+    commit(FeatureStore.open(store.location, mode="a"), "toy", faces, own)
+    store = FeatureStore.open(store.location)
+    chosen = choose_features(store, "toy", PREFERS, ["vision"], {})
+    with pytest.raises(DataError, match=r"1 utterances have none of vision, the first is 'u2'"):
+        read_whole(store, "toy", chosen, TARGETS[0])
+    assert read_whole(store, "toy", chosen, TARGETS[0], drop_empty=True).left_out["empty"] == ["u2"]
+
+
 def test_a_modality_is_not_there_because_of_what_lies_beside_it(tmp_path: Path) -> None:
     """Words were found in the sound, and nothing else was made from it."""
     store = build(tmp_path, mfcc=None, resnet=None)
