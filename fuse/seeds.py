@@ -121,6 +121,7 @@ def train_seed(job: Job, seed: int, fold: str, progress: Progress | None = None)
     """
     folder = job.place(seed, fold)
     if folder is not None and (folder / RESULT).is_file():
+        Checkpoint(folder / CHECKPOINT).remove()  # killed between the two
         return SeedResult(**json.loads((folder / RESULT).read_text("utf-8")))
     checkpoint, board = None, None
     if folder is not None:

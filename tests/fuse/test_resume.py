@@ -132,11 +132,13 @@ def test_a_killed_process_is_resumed_by_the_same_command(toy_store: Path, tmp_pa
     process.stdout.close()
     (left,) = (p for p in (tmp_path / "runs").iterdir() if p.suffix == ".partial")
     assert (left / "seed-0" / "result.json").is_file() and (left / "seed-1" / "checkpoint.pt").is_file()
+    (left / "seed-0" / "checkpoint.pt").touch()  # as if it was killed just before its removal
     seen: list[Epoch] = []
     times = time.time()
     given = {"assignments": settings.split(), "seeds": 2, "jobs": 1}
     resumed = train_run(toy_store, "toy", "hff", out=tmp_path / "runs", progress=seen.append, **given)
     assert not left.exists() and [p.name for p in (tmp_path / "runs").iterdir()] == ["hff-toy-1"]
+    assert not list((tmp_path / "runs").rglob("checkpoint.*"))
     assert {e.seed for e in seen} == {1}, "seed 0 was finished and is not trained again"
     assert (resumed.run / "seed-0" / "weights.safetensors").stat().st_mtime < times
     whole = train_run(toy_store, "toy", "hff", out=tmp_path / "others", **given)
