@@ -45,7 +45,7 @@ class Config(Spec):
     hidden: int = Field(default=128, ge=1)
     """Width of the classifier's hidden layer (3)."""
     dropout: float = Field(default=0.3, ge=0, lt=1)
-    """Dropout after each convolution and in the classifier."""
+    """Dropout between the convolutions, before and within the classifier."""
 
 
 def build(config: Config, tails: Mapping[str, tuple[int, ...]], target: Target) -> CNN:
@@ -85,7 +85,11 @@ class CNN(Architecture):
         self.kind = kind
         self.convolutions = Convolutions(width, channels, kernel, dropout)
         self.classifier = nn.Sequential(
-            nn.Linear(channels[-1], hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, outputs)
+            nn.Dropout(dropout),
+            nn.Linear(channels[-1], hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, outputs),
         )
 
     def forward(self, batch: Batch) -> Output:

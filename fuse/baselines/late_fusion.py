@@ -66,7 +66,7 @@ class Config(Spec):
     kernel: int = Field(default=5, ge=1)
     """Frames that each convolution sees, an odd number."""
     dropout: float = Field(default=0.3, ge=0, lt=1)
-    """Dropout after each convolution, before and within the classifiers."""
+    """Dropout between the convolutions, before and within the classifiers."""
 
 
 def build(config: Config, tails: Mapping[str, tuple[int, ...]], target: Target) -> LateFusion:

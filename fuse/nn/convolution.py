@@ -22,7 +22,8 @@ class Convolutions(nn.Module):
         width: D.
         channels: of each layer.
         kernel: frames that each layer sees, an odd number.
-        dropout: after each layer.
+        dropout: between the layers. None before the maximum, which would see what dropout has scaled up, and
+            in evaluation would find less than in training.
     """
 
     def __init__(self, width: int, channels: Sequence[int], kernel: int, dropout: float) -> None:
@@ -35,7 +36,7 @@ class Convolutions(nn.Module):
         """One vector per sequence, zero for an empty one. Every layer finds zeros in the padding."""
         inside = frame_mask(lengths, x.shape[1])[:, None]
         x = x.transpose(1, 2)
-        for layer in self.layers:
-            x = self.dropout(F.relu(layer(x))) * inside
+        for number, layer in enumerate(self.layers):
+            x = F.relu(layer(self.dropout(x) if number else x)) * inside
         # After ReLU no frame is below the padding's zero.
         return torch.amax(x, dim=2)
