@@ -195,7 +195,7 @@ def canonical(config: Config, modalities: tuple[str, ...]) -> Config:
     if config.attention == "off":
         idle |= {"layers", "heads", "head_width", "ffn_factor"}
     if not config.dynamic_weighting:
-        idle |= {"initial_log_variance"}
+        idle |= {"initial_log_variance", "epsilon"}
     if "text" not in modalities:
         idle |= {"text_pool"}
     if "speech" not in modalities:

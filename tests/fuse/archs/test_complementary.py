@@ -178,6 +178,16 @@ def test_a_modality_without_partner_reads_itself(only: str) -> None:
     assert not alone.drawn[f"attention_{only}"].any()
 
 
+def test_drawn_attention_is_a_distribution_for_each_own_frame_and_zero_in_the_padding() -> None:
+    given = batch()
+    short = given.replace(lengths={m: n.clamp(max=3) for m, n in given.lengths.items()})
+    drawn = Model.unscaled(network(), TAILS).double().eval()(short).drawn
+    for modality in TAILS:
+        sums = drawn[f"attention_{modality}"].sum(dim=-1)
+        expected = (torch.arange(sums.shape[-1]) < 3).to(sums.dtype).expand_as(sums)
+        torch.testing.assert_close(sums, expected)
+
+
 @pytest.mark.parametrize("stage", ["cross", "sum_product"])
 def test_a_stage_trains_its_branch_alone(stage: str) -> None:
     model = network().train()
