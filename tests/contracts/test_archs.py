@@ -249,6 +249,18 @@ def test_an_utterance_alone_is_the_same_as_among_others(arch: ModuleType) -> Non
         torch.testing.assert_close(model(one).logits[0], model(batch).logits[row], rtol=1e-5, atol=1e-5)
 
 
+def test_in_training_too_the_others_have_no_part_in_an_utterances_logits(arch: ModuleType) -> None:
+    """No statistics over the batch. The first utterance of a dialogue has no predecessors either."""
+    model, batch = undropped(make_model(arch).train()), make_batch(arch)
+    others = {m: torch.cat([x[:1], 3 * x[1:] + 1]) for m, x in batch.sequences.items()}
+    found = []
+    for each in (batch, batch.replace(sequences=others)):
+        torch.manual_seed(1)
+        found.append(model(each).logits)
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(found[0][1:], found[1][1:], atol=1e-3)
+
+
 def test_the_order_of_the_batch_is_irrelevant(arch: ModuleType) -> None:
     model, batch = make_model(arch), make_batch(arch)
     order = torch.tensor([4, 2, 0, 5, 1, 3])
