@@ -25,6 +25,8 @@ from cache_schema.storage import Storage
 from cache_schema.table import UtteranceTable
 
 METADATA_KEY = b"mer"
+LAST_NUMBER = 99_999
+"""Of a part: its name has five digits."""
 _PART_FILE = re.compile(r"(part-(\d{5})-[0-9a-f]{16})\.parquet")
 
 
@@ -197,7 +199,7 @@ def part_names(storage: Storage, dataset: str) -> list[str]:
     return [match[1] for match in matches if match]
 
 
-def last_names(names: Sequence[str], before: int = 100_000) -> tuple[str, ...]:
+def last_names(names: Sequence[str], before: int = LAST_NUMBER + 1) -> tuple[str, ...]:
     """Those of a dataset's part names that have the highest number below `before`."""
     numbers = [number for number in map(part_number, names) if number < before]
     return tuple(name for name in names if numbers and part_number(name) == max(numbers))
@@ -273,8 +275,13 @@ def write_part(
         instead_of: a damaged part whose place it takes.
 
     Raises:
-        StoreError: a value has no place in a table, as an integer over 64 bits.
+        StoreError: a value has no place in a table, as an integer over 64 bits, or the dataset can have no more parts.
     """
+    if number > LAST_NUMBER:
+        raise StoreError(
+            f"{corpus.name} has a part number {LAST_NUMBER}, and there can be none after it: append many samples at "
+            "once, not one by one. Copy the dataset into a new store to go on."
+        )
     data = _encode(corpus, utterances, deleted, after, instead_of)
     name = f"part-{number:05d}-{sha256_hex(data)[:16]}"
     key = part_key(corpus.name, name)

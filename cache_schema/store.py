@@ -18,6 +18,7 @@ from cache_schema.feature_spec import FeatureSpec
 from cache_schema.format import BASE_FORMAT, require_known_format
 from cache_schema.group import group_key, read_group
 from cache_schema.parts import (
+    LAST_NUMBER,
     Part,
     Samples,
     last_names,
@@ -289,7 +290,7 @@ class FeatureStore:
         names = [part.name for part in stored.parts]
         number = part_number(names[-1]) + 1
         name = write_part(self.storage, number, corpus, rows, deleted, last_names(names))
-        if deleted:  # no commit is ever about a deletion: another part tells if its file is lost
+        if deleted and number < LAST_NUMBER:  # no commit is about it: another part tells if it is lost
             write_part(self.storage, number + 1, corpus, [], after=[name])
 
     def _feature_folders(self, dataset: str) -> list[str]:

@@ -255,3 +255,14 @@ def test_many_rows_make_one_small_part(tmp_path: Path) -> None:
     assert store.append_samples(corpus(), many) == 0
     (part,) = (tmp_path / "store" / "samples" / "toy").iterdir()
     assert part.stat().st_size < 40 * len(many)
+
+
+def test_there_is_no_part_after_the_last_number(tmp_path: Path) -> None:
+    """Its name would have six digits, and no reader would list it."""
+    from cache_schema.parts import LAST_NUMBER, write_part
+
+    store = FeatureStore.open(tmp_path / "store", mode="a")
+    write_part(store.storage, LAST_NUMBER, corpus(), utterances(2))
+    assert store.samples("toy").ids == ["u0", "u1"]
+    with pytest.raises(StoreError, match="toy has a part number 99999, and there can be none after it"):
+        store.append_samples(corpus(), utterances(3))
