@@ -5,7 +5,8 @@ An encoder file has
     MODALITY   which modality it describes
     DEFAULT_FOR  the languages of the corpora on which it runs when no encoder is named: "any", or BCP 47 tags; () for
                an encoder that runs on request alone
-    Config     its settings, an `EncoderConfig`
+    Config     its settings, an `EncoderConfig`; the fields `crop` and `language`, where they have no default, are given
+               by the run: what the user asks for, and the corpus's language
     HUB        `HubCheckpoint` with the default checkpoint, or None for an encoder without weights
     describe(config, checkpoint) -> FeatureSpec       reads configuration files and digests, loads no weights
     needs(config, checkpoint) -> Needs                what is to be decoded for it
@@ -109,7 +110,7 @@ class Clip:
         utterance: which one.
         audio: sampling rate in Hz -> mono samples in [-1, 1], float32 (samples,).
         frames: request -> RGB pictures, uint8 (frames, size, size, 3).
-        faces: frames per second -> the clip's face at those frames.
+        faces: frames per second -> the clip's face at those frames, where it has one.
         media_sha256: digest of the clip's file, or None where it has none that could be read.
         sound_sha256: digest of the file that the sound was read from: the clip's, or one of its own.
         unreadable: stream -> why an encoder of that stream cannot run: `Absent` where the clip has no such
@@ -124,10 +125,12 @@ class Clip:
     sound_sha256: str | None = None
     unreadable: dict[Stream, Absent | Failed] = field(default_factory=dict)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of decoded sound and pictures: what the memory budget counts."""
-        return sum(a.nbytes for a in self.audio.values()) + sum(f.nbytes for f in self.frames.values())
+    def lacks(self, needs: Needs) -> Absent | Failed | None:
+        """Why an encoder of these needs cannot run on the clip; None where it can."""
+        reason = next((self.unreadable[stream] for stream in needs.streams if stream in self.unreadable), None)
+        if reason is None and "face" in needs.streams and needs.frames and needs.frames.fps not in self.faces:
+            return Absent("no face was found in the clip")
+        return reason
 
 
 class Encoder(Protocol):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,9 +26,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache_schema.canonical import sha256_hex
+from cache_schema.canonical import canonical_bytes, sha256_hex
 from cache_schema.errors import SettingsError, first_line
 
+VERSION = 1
+"""Raised whenever a change of code changes which face is taken, its numbers or its square."""
 MODEL = "face_landmarker.task"
 MODEL_URL = "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/" + MODEL
 POINTS, BLENDSHAPES = 478, 52
@@ -162,13 +165,22 @@ def face_model_sha256() -> str:
     return _sha256(path, path.stat().st_mtime_ns)
 
 
+def assets() -> dict[str, str]:
+    """What enters the fingerprint of a feature of faces: digests of the model and of the rules for taking one.
+
+    Errors as in `face_model`.
+    """
+    rules = {"version": VERSION, "faces": MOST_FACES, "overlap": OVERLAP, "gap": GAP_SECONDS, "margin": MARGIN}
+    return {MODEL: face_model_sha256(), "face_rules": sha256_hex(canonical_bytes(rules))}
+
+
 @lru_cache(maxsize=8)
 def _sha256(path: Path, mtime_ns: int) -> str:
     return sha256_hex(path.read_bytes())
 
 
-_here = threading.local()
-_landmarkers: list[Any] = []
+_idle: dict[Path, list[Any]] = defaultdict(list)
+"""Landmarkers that nobody uses now, by model; one is used by one thread at a time."""
 _setting_up = threading.Lock()
 
 
@@ -178,15 +190,9 @@ def find_faces(picture: NDArray[np.uint8]) -> list[Face]:
     Raises:
         SettingsError: MediaPipe cannot be loaded, or its model is not at hand.
     """
-    import mediapipe
-
-    landmarker = getattr(_here, "landmarker", None)
-    if landmarker is None:
-        landmarker = _here.landmarker = _load()
-        _landmarkers.append(landmarker)
+    with _landmarker(face_model()) as landmarker:
+        found = landmarker.detect(_image(picture))
     height, width = picture.shape[:2]
-    image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(picture))
-    found = landmarker.detect(image)
     scale = np.array([width, height, width], np.float32)
     return [
         Face(
@@ -200,11 +206,30 @@ def find_faces(picture: NDArray[np.uint8]) -> list[Face]:
     ]
 
 
-def _load() -> Any:
-    """A landmarker for one thread; single pictures, so that none depends on the one before."""
+@contextmanager
+def _landmarker(model: Path) -> Iterator[Any]:
+    """A landmarker for the time being; one that failed is not used again."""
+    idle = _idle[model]
+    try:
+        landmarker = idle.pop()
+    except IndexError:
+        landmarker = _load(model)
+    try:
+        yield landmarker
+    except BaseException:
+        landmarker.close()
+        raise
+    idle.append(landmarker)
+
+
+def _image(picture: NDArray[np.uint8]) -> Any:
     import mediapipe
 
-    model = face_model()
+    return mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(picture))
+
+
+def _load(model: Path) -> Any:
+    """A landmarker; single pictures, so that none depends on the one before."""
     try:
         from mediapipe.tasks.python import BaseOptions
         from mediapipe.tasks.python.vision import FaceLandmarker, FaceLandmarkerOptions
@@ -217,8 +242,7 @@ def _load() -> Any:
         )
         with _silent():
             landmarker = FaceLandmarker.create_from_options(options)
-            blank = np.zeros((64, 64, 3), np.uint8)
-            landmarker.detect(mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=blank))
+            landmarker.detect(_image(np.zeros((64, 64, 3), np.uint8)))
         return landmarker
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise SettingsError(
@@ -244,5 +268,6 @@ def _silent() -> Iterator[None]:
 @atexit.register
 def _close() -> None:
     """MediaPipe's objects complain when they are left to the interpreter's end."""
-    while _landmarkers:
-        _landmarkers.pop().close()
+    for idle in _idle.values():
+        while idle:
+            idle.pop().close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache_schema.errors import first_line
+from cache_schema.errors import MerError, SettingsError, first_line
 from cache_schema.rows import Absent, Failed
 from cache_schema.samples import Utterance
 from extract.encoder import Clip, FrameRequest, Needs, Stream
@@ -72,12 +73,15 @@ def decode(root: Path, utterance: Utterance, needs: Sequence[Needs]) -> Clip:
     Returns:
         The clip, with a reason in `unreadable` for each stream that was asked for and is not there. Never
         raises for what it finds in a file.
+
+    Raises:
+        SettingsError: what decodes is not installed, or a model that it needs is not at hand.
     """
     if utterance.sound is None:
         return _decode(root, utterance, needs)
     alone = utterance.model_copy(update={"path": utterance.sound, "sound": None, "start": None, "end": None})
-    heard = _decode(root, alone, [need for need in needs if "audio" in need.streams])
-    seen = _decode(root, utterance, [need for need in needs if "audio" not in need.streams])
+    heard = _decode(root, alone, [replace(need, frames=None) for need in needs])
+    seen = _decode(root, utterance, [replace(need, audio_hz=None) for need in needs])
     unreadable = {**seen.unreadable, **heard.unreadable}
     return Clip(utterance, heard.audio, seen.frames, seen.faces, seen.media_sha256, heard.sound_sha256, unreadable)
 
@@ -99,10 +103,15 @@ def _decode(root: Path, utterance: Utterance, needs: Sequence[Needs]) -> Clip:
         _refuse_cut_riff(path)
         read = _Reading(path, utterance, needs)
         read.run()
+    except MerError:
+        raise  # not this clip's fault: it would be every clip's
+    except ImportError as error:
+        raise SettingsError(f"Clips cannot be decoded ({first_line(error)}); `mer doctor` tells more.") from error
     except Exception as error:  # noqa: BLE001 - a clip may break a decoder in any way; the run goes on without it
         failure = Failed(_reason(utterance, first_line(error)))
         return Clip(utterance, unreadable=unreadable | dict.fromkeys(media, failure))
-    return Clip(utterance, read.audio, read.frames, read.faces, digest, digest, unreadable | read.unreadable)
+    faces = {fps: track for fps, track in read.faces.items() if track is not None}
+    return Clip(utterance, read.audio, read.frames, faces, digest, digest, unreadable | read.unreadable)
 
 
 class _Reading:
@@ -114,7 +123,7 @@ class _Reading:
         self.requests = list(dict.fromkeys(n.frames for n in needs if n.frames is not None))
         self.audio: dict[int, NDArray[np.float32]] = {}
         self.frames: dict[FrameRequest, NDArray[np.uint8]] = {}
-        self.faces: dict[float, FaceTrack] = {}
+        self.faces: dict[float, FaceTrack | None] = {}
         self.unreadable: dict[Stream, Absent | Failed] = {}
         self._again = False
 
@@ -137,7 +146,7 @@ class _Reading:
         except av.FFmpegError as error:
             raise StreamError(first_line(error)) from error
 
-    def _pass(self, faces: Mapping[float, FaceTrack]) -> None:
+    def _pass(self, faces: Mapping[float, FaceTrack | None]) -> None:
         """Read the file once, with the faces that an earlier pass has followed."""
         import av
 
@@ -148,7 +157,7 @@ class _Reading:
                 container.seek(0)
                 self._read(container, False, faces)
 
-    def _read(self, container: Any, seek: bool, faces: Mapping[float, FaceTrack]) -> None:
+    def _read(self, container: Any, seek: bool, faces: Mapping[float, FaceTrack | None]) -> None:
         import av
 
         start = self.utterance.start or 0.0
@@ -190,9 +199,7 @@ class _Reading:
     def _take_pictures(self, reader: PictureReader) -> None:
         frames, faces, self._again = reader.finish()
         self.frames.update(frames)
-        self.faces.update({fps: track for fps, track in faces.items() if track is not None})
-        if None in faces.values():
-            self.unreadable["face"] = Absent("no face was found in the clip")
+        self.faces.update(faces)
 
     def _feed(self, container: Any, readers: dict[Any, Reader]) -> float | None:
         """Give every reader its frames; returns where the data end in file time, None when stopped before that."""

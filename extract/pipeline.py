@@ -38,6 +38,9 @@ DECODE_BUDGET_BYTES = 192 << 20
 DECODE_THREADS = 4
 """Clips decoded at once; PyAV and OpenCV release the interpreter while they work."""
 
+FACE_SIDE = 224
+"""A face that is followed and not cut counts as a picture of this side: it takes time, so windows stay small."""
+
 Progress = Callable[[int, int, int], None]
 """Called with (rows done, rows to do, rows failed), a row being one utterance of one feature."""
 
@@ -280,7 +283,7 @@ def _nominal_bytes(wanted: _Wanted) -> int:
     duration = wanted.utterance.duration or 5.0
     rates = {n.audio_hz for n in wanted.needs if n.audio_hz is not None}
     pictures = {n.frames for n in wanted.needs if n.frames is not None}
-    per_second = 4 * sum(rates) + sum(p.fps * 3 * (p.size or 0) ** 2 for p in pictures)
+    per_second = 4 * sum(rates) + sum(p.fps * 3 * (p.size or FACE_SIDE) ** 2 for p in pictures)
     return 4096 + int(duration * per_second)
 
 
@@ -293,7 +296,7 @@ def _encode(job: Job, window: Window, device: str, timing: Timing) -> tuple[int,
             if taker is not job:
                 continue
             rows += 1
-            unreadable = next((clip.unreadable[s] for s in job.needs.streams if s in clip.unreadable), None)
+            unreadable = clip.lacks(job.needs)
             if unreadable is None:
                 readable.append((clip, open_segment, index))
             else:

@@ -84,8 +84,8 @@ def with_mask(config: VisionConfig, *arrays: ArraySpec) -> tuple[ArraySpec, ...]
 
 
 def face_assets(config: VisionConfig) -> dict[str, str]:
-    """Digest of the face model by name, where the pictures are of faces; errors as in `faces.face_model`."""
-    return {faces.MODEL: faces.face_model_sha256()} if config.crop == "face" else {}
+    """What enters the fingerprint where the pictures are of faces; errors as in `faces.face_model`."""
+    return faces.assets() if config.crop == "face" else {}
 
 
 def encode_frames(

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cache_schema.errors import SettingsError
+from cache_schema.feature_spec import FeatureSpec
 from cache_schema.rows import Absent, Failed
 from cache_schema.samples import Utterance
+from cache_schema.store import FeatureStore
 from extract import faces
 from extract.encoder import Clip, FrameRequest, Needs
 from extract.encoders import face_crops, landmarks
 from extract.faces import Face, FaceTrack, find_faces, follow
 from extract.media import decode
+from extract.run import extract
 from extract.streams import FacePictures
 
 CROPS, POINTS = FrameRequest(5.0, "face", 64), FrameRequest(5.0, "face", None)
@@ -89,6 +94,73 @@ def test_a_missing_model_is_one_line_that_says_where_to_get_it(tmp_path: Path, m
         landmarks.describe(landmarks.Config(), None)
 
 
+def described() -> FeatureSpec:
+    return landmarks.describe(landmarks.Config(), None)
+
+
+@pytest.fixture
+def any_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file in the model's place that is none."""
+    path = tmp_path / "face_landmarker.task"
+    path.write_bytes(b"no model")
+    monkeypatch.setenv("MER_FACE_MODEL", str(path))
+    return path
+
+
+@pytest.mark.parametrize("rule", ["VERSION", "MOST_FACES", "OVERLAP", "GAP_SECONDS", "MARGIN"])
+def test_the_rules_by_which_a_face_is_taken_are_in_the_fingerprint(
+    any_model: Path, monkeypatch: pytest.MonkeyPatch, rule: str
+) -> None:
+    before = described().fingerprint()
+    monkeypatch.setattr(faces, rule, 2 * getattr(faces, rule))
+    assert described().fingerprint() != before
+
+
+@pytest.mark.parametrize("broken", ["no model", "no MediaPipe"])
+def test_what_is_wrong_with_mediapipe_stops_the_run_and_fails_no_clip(
+    any_model: Path, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    if broken == "no MediaPipe":
+        monkeypatch.setitem(sys.modules, "mediapipe", None)
+        monkeypatch.setitem(sys.modules, "mediapipe.tasks.python", None)
+    with pytest.raises(SettingsError, match=r"MediaPipe cannot look for faces .*mer doctor"):
+        extract("meld", small_corpus, str(tmp_path / "store"), encoders=["landmarks"], limit=1)
+    feature = FeatureStore.open(str(tmp_path / "store")).feature("meld", "landmarks")
+    assert feature.failures() == {} and feature.status().missing == feature.status().samples
+
+
+def test_a_library_that_is_not_installed_stops_the_run(small_corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    clip = next(path for path in sorted(small_corpus.rglob("*.mp4")))
+    with pytest.raises(SettingsError, match=r"Clips cannot be decoded .*cv2.*mer doctor"):
+        decode(small_corpus, utterance_of(small_corpus, clip), [Needs(frames=FrameRequest(5.0, "whole", 32))])
+
+
+def utterance_of(root: Path, clip: Path) -> Utterance:
+    return Utterance(id="u", path=clip.relative_to(root).as_posix())
+
+
+@pytest.mark.parametrize("most_bytes", [FacePictures.MOST_BYTES, 0])
+def test_a_clock_that_sees_no_face_leaves_the_others_theirs(
+    small_corpus: Path, monkeypatch: pytest.MonkeyPatch, most_bytes: int
+) -> None:
+    """A face that the fast clock sees in its first picture, before the slow clock's first tick."""
+    seen: list[int] = []
+
+    def once(picture: np.ndarray) -> list[Face]:
+        seen.append(1)
+        return [face(10, 10, 40)] if len(seen) == 1 else []
+
+    monkeypatch.setattr("extract.streams.find_faces", once)
+    monkeypatch.setattr(FacePictures, "MOST_BYTES", most_bytes)
+    clip = next(path for path in sorted(small_corpus.rglob("*.mp4")))
+    fast, slow = (Needs(frames=FrameRequest(fps, "face", 32)) for fps in (10.0, 2.0))
+    found = decode(small_corpus, utterance_of(small_corpus, clip), [slow, fast])
+    assert found.lacks(fast) is None
+    assert found.frames[FrameRequest(10.0, "face", 32)].shape[0] == len(found.faces[10.0].faces)
+    assert isinstance(found.lacks(slow), Absent)
+
+
 @pytest.fixture
 def clips(test_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MER_FACE_MODEL", str(test_data / "mediapipe" / faces.MODEL))
@@ -116,7 +188,9 @@ def test_one_face_is_there_in_every_frame(clips: Path, name: str) -> None:
 def test_no_face_is_absent_and_the_whole_picture_is_still_read(clips: Path) -> None:
     whole = FrameRequest(5.0, "whole", 32)
     clip = read(clips, "no_face.mp4", CROPS, whole)
-    assert clip.unreadable == {"face": Absent("no face was found in the clip")}
+    assert clip.unreadable == {} and clip.faces == {}
+    assert clip.lacks(Needs(frames=CROPS)) == Absent("no face was found in the clip")
+    assert clip.lacks(Needs(frames=whole)) is None
     assert len(clip.frames[whole]) > 1
     assert CROPS not in clip.frames
 
@@ -184,6 +258,20 @@ def test_a_clip_too_long_to_keep_is_cut_in_a_second_pass(clips: Path, monkeypatc
     for request in (CROPS, whole):
         assert np.array_equal(once.frames[request], twice.frames[request])
     assert np.array_equal(once.audio[8000], twice.audio[8000])
+
+
+def test_threads_find_what_one_finds(clips: Path) -> None:
+    """Landmarkers go from thread to thread; there are never more than threads at work."""
+    names = ["single_face.jpg", "multi_face.jpg"] * 4
+    alone = [read(clips, name) for name in names[:2]]
+    faces._close()
+    for _ in range(2):
+        with ThreadPoolExecutor(2) as pool:
+            together = list(pool.map(lambda name: read(clips, name), names))
+        for clip, expected in zip(together, alone * 4, strict=True):
+            assert np.array_equal(clip.faces[5.0].landmarks(), expected.faces[5.0].landmarks())
+            assert np.array_equal(clip.frames[CROPS], expected.frames[CROPS])
+    assert len(faces._idle[faces.face_model()]) <= 2
 
 
 def test_a_clip_that_cannot_be_read_fails_for_faces_too(clips: Path, tmp_path: Path) -> None:
