@@ -134,11 +134,18 @@ def extract(
     names = list(dict.fromkeys(encoders)) or by_default(corpus.corpus.language)
     if not encoders and not any(ENCODERS.load(encoder).MODALITY == "text" for encoder in names):
         say(f"No text encoder runs by default on {corpus.corpus.language!r}: name one with --encoders.")
-    reads_media = [ENCODERS.load(encoder).MODALITY != "text" for encoder in names]
+    spoken = _spoken(corpus.corpus.language)
+    for encoder in names:
+        languages = ENCODERS.load(encoder).DEFAULT_FOR
+        if languages != "any" and languages and spoken not in languages:
+            say(f"{encoder} is for {', '.join(languages)}, and the corpus's language is {spoken!r}.")
     utterances = corpus.utterances[:limit] if limit is not None else corpus.utterances
-    _refuse_all_missing(corpus, utterances, root, reads_media)
-    plans = [_plan(encoder, weights, crop, settings) for encoder in names]
+    if any(ENCODERS.load(encoder).MODALITY != "text" for encoder in names):
+        _refuse_all_missing(corpus, utterances, root)
     _refuse_stray_settings(settings, names)
+    plans = [_plan(encoder, weights, {"crop": crop, "language": spoken}, settings) for encoder in names]
+    if any(needs.streams != ("text",) for *_, needs in plans):
+        _refuse_all_missing(corpus, utterances, root)
 
     store = FeatureStore.open(store_path, mode="a", say=say)
     _refuse_mixing(store, corpus, root)
@@ -168,9 +175,14 @@ def extract(
 
 def by_default(language: str) -> list[str]:
     """The encoders that run where none is named, on a corpus of this language (BCP 47), in the order of their names."""
-    spoken = language.partition("-")[0].lower()
+    spoken = _spoken(language)
     default_for = {name: ENCODERS.load(name).DEFAULT_FOR for name in ENCODERS.names()}
     return [name for name, languages in default_for.items() if languages == "any" or spoken in languages]
+
+
+def _spoken(language: str) -> str:
+    """The language of a BCP 47 tag, without script and region."""
+    return language.partition("-")[0].lower()
 
 
 def _enumerate(dataset: str, root: Path, name: str | None) -> Enumeration:
@@ -183,12 +195,16 @@ def _enumerate(dataset: str, root: Path, name: str | None) -> Enumeration:
     return found
 
 
-def _plan(encoder: str, weights: str | None, crop: str, settings: Sequence[str]) -> tuple[Any, ...]:
-    """(name, module, config, checkpoint, spec, needs) of an encoder; no weights are loaded."""
+def _plan(encoder: str, weights: str | None, given: dict[str, str], settings: Sequence[str]) -> tuple[Any, ...]:
+    """(name, module, config, checkpoint, spec, needs) of an encoder; no weights are loaded.
+
+    Args:
+        encoder, weights, settings: as `extract` has them.
+        given: what the run gives to encoders whose settings ask for it.
+    """
     module = ENCODERS.load(encoder)
-    takes_crop = "crop" in module.Config.model_fields and module.Config.model_fields["crop"].is_required()
-    given = {"crop": crop} if takes_crop else {}
-    config = module.Config.parse(given, encoder)
+    asked = {name for name, field in module.Config.model_fields.items() if field.is_required()}
+    config = module.Config.parse({name: value for name, value in given.items() if name in asked}, encoder)
     mine = [s.removeprefix(f"{encoder}.") for s in settings if s.startswith(f"{encoder}.")]
     config = config.with_assignments(mine, encoder)
     checkpoint = None
@@ -206,14 +222,13 @@ def _refuse_stray_settings(settings: Sequence[str], encoders: Sequence[str]) -> 
             )
 
 
-def _refuse_all_missing(
-    corpus: Enumeration, utterances: Sequence[Utterance], root: Path, reads_media: Sequence[bool]
-) -> None:
+def _refuse_all_missing(corpus: Enumeration, utterances: Sequence[Utterance], root: Path) -> None:
     paths = {path for u in utterances for path in (u.path, u.sound) if path is not None}
-    if any(reads_media) and paths and not any((root / p).is_file() for p in paths):
+    if paths and not any((root / p).is_file() for p in paths):
+        texts = [e for e in by_default(corpus.corpus.language) if ENCODERS.load(e).MODALITY == "text"]
         raise DataError(
             f"{corpus.corpus.name}: none of the {len(paths)} clips is under {root} (the first would be {min(paths)}). "
-            "Check --root, or extract the transcripts alone with --encoders roberta."
+            f"Check --root, or extract the transcripts alone with --encoders {texts[0] if texts else 'NAME'}."
         )
 
 

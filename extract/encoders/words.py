@@ -51,8 +51,8 @@ class Config(EncoderConfig):
     """Fixed: warping turns rounding into other times."""
     pool: Literal["none"] = "none"
     """Fixed: a mean of times means nothing."""
-    language: str = "en"
-    """Language of the speech, as Whisper names it: en, ko, de, ..."""
+    language: str
+    """Language of the speech, as Whisper names it: en, ko, de, ...; the corpus's, where it is not set."""
 
 
 def describe(config: Config, checkpoint: Checkpoint) -> FeatureSpec:

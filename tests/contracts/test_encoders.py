@@ -39,11 +39,15 @@ def name_of(module: ModuleType) -> str:
 
 
 def config_of(module: ModuleType, **values: Any) -> EncoderConfig:
-    fields = module.Config.model_fields
-    required = {"crop": "whole"} if "crop" in fields and fields["crop"].is_required() else {}
     exact = {"output_dtype": "float32"} if "float32" in choices(module, "output_dtype") else {}
-    config: EncoderConfig = module.Config(**(required | exact | values))
+    config: EncoderConfig = module.Config(**(given(module) | exact | values))
     return config
+
+
+def given(module: ModuleType) -> dict[str, str]:
+    """What a run gives to the encoders whose settings ask for it."""
+    asked = {name for name, field in module.Config.model_fields.items() if field.is_required()}
+    return {name: value for name, value in {"crop": "whole", "language": "en"}.items() if name in asked}
 
 
 @pytest.fixture(autouse=True)
@@ -207,11 +211,9 @@ def test_describing_loads_no_weights(module: ModuleType, checkpoint: Checkpoint 
     """describe and needs import neither torch nor transformers: `mer extract` with nothing to do starts fast."""
     name = name_of(module)
     resolved = f"resolve({name!r}, m.HUB, {str(checkpoint.folder)!r})" if checkpoint else "None"
-    fields = module.Config.model_fields
-    values = {"crop": "whole"} if "crop" in fields and fields["crop"].is_required() else {}
     code = (
         "import sys; from extract.encoders import ENCODERS; from extract.checkpoints import resolve\n"
-        f"m = ENCODERS.load({name!r}); c, k = m.Config(**{values}), {resolved}\n"
+        f"m = ENCODERS.load({name!r}); c, k = m.Config(**{given(module)}), {resolved}\n"
         "m.describe(c, k).fingerprint(); m.needs(c, k)\n"
         "sys.exit(' '.join({'torch', 'transformers', 'av', 'cv2'} & set(sys.modules)) or None)"
     )

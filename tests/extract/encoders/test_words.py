@@ -30,7 +30,7 @@ def checkpoint(small: Callable[[str], Checkpoint]) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def encoder(checkpoint: Checkpoint) -> words.Encoder:
-    return words.Encoder(words.Config(), checkpoint, "cpu")
+    return words.Encoder(words.Config(language="en"), checkpoint, "cpu")
 
 
 def sound(seconds: float, seed: int = 0) -> np.ndarray:
