@@ -202,12 +202,18 @@ def find_file(root: Path, names: Sequence[str], depth: int = 2) -> Path | None:
 
 
 def sound_seconds(file: Path, probe: Probe) -> float | None:
-    """The duration in seconds by the header: of a WAV file its first bytes, a thousand times as quick, else `probe`."""
+    """The duration in seconds by the header: of a WAV file its first bytes, a thousand times as quick, else `probe`.
+
+    The header of a WAV file that was written into a pipe promises more than there is; then `probe` is asked too.
+    """
     try:
         with wave.open(str(file)) as sound:
-            return float(sound.getnframes() / sound.getframerate())
+            frames = sound.getnframes()
+            if frames * sound.getnchannels() * sound.getsampwidth() <= file.stat().st_size:
+                return float(frames / sound.getframerate())
     except (wave.Error, EOFError, OSError, ZeroDivisionError):
-        return probe(file)
+        pass
+    return probe(file)
 
 
 def require_text(where: str, what: str, text: str) -> str | None:

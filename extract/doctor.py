@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from cache_schema.errors import StoreError, first_line
+from cache_schema.errors import SettingsError, StoreError, first_line
 from cache_schema.storage import open_storage
 from cache_schema.storage.local import LocalStorage
 from cache_schema.store import MARKER
@@ -73,6 +73,7 @@ def examine(store: str) -> list[Finding]:
         _device,
         _codecs,
         _system_libraries,
+        _faces,
         _hub,
         _data_roots,
         lambda: _store(store),
@@ -142,6 +143,15 @@ def _system_libraries() -> Iterator[Finding]:
     for library, (package, user) in LIBRARIES.items():
         if ctypes.util.find_library(library) is None:
             yield Finding(f"lib{library}", "note", f"not found; {user} may need it: apt-get install {package}")
+
+
+def _faces() -> Iterator[Finding]:
+    from extract.faces import face_model
+
+    try:
+        yield Finding("face model", "ok", str(face_model()))
+    except SettingsError as error:
+        yield Finding("face model", "note", str(error))
 
 
 def _hub() -> Iterator[Finding]:

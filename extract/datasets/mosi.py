@@ -153,7 +153,7 @@ def _utterance(
         path=path,
         start=span[0] if whole and span else None,
         end=span[1] if whole and span else None,
-        duration=duration,
+        duration=duration if duration is None or duration > 0 else None,
         text=texts.get((video, clip)),
         dialogue=video,
         turn=clip,

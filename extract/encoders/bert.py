@@ -1,8 +1,8 @@
 """BERT tokens of the transcript: one vector a token, the special ones included.
 
 Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding", NAACL 2019,
-arXiv:1810.04805. Width: the model's (768
-for bert-base-uncased). What is stored, and the character offsets beside it: `extract/transcripts.py`.
+arXiv:1810.04805. Width: the model's (768 for bert-base-uncased). What is stored, and the character
+offsets beside it: `extract/transcripts.py`.
 """
 
 from __future__ import annotations
