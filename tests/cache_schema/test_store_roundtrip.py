@@ -250,6 +250,24 @@ def test_what_reads_back_differently_is_not_committed(tmp_path: Path, monkeypatc
     assert writer.todo() == writer.segments()
 
 
+def test_a_file_too_many_in_an_attempt_is_not_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cache_schema import writer as module
+
+    real = module.write_array
+
+    def strange(storage: Any, place: str, array: Any, values: Any) -> None:
+        real(storage, place, array, values)
+        storage.put_if_absent(f"{place}/c/1/0/0", b"strange")
+
+    monkeypatch.setattr(module, "write_array", strange)
+    store = FeatureStore.open(tmp_path / "store", mode="a")
+    store.append_samples(corpus(), utterances(2))
+    writer = store.writer("toy", spec())
+    with pytest.raises(DamagedError, match=r"holds other files than were written: .*values/c/1/0/0"):
+        write(writer)
+    assert writer.todo() == writer.segments() and verify(store) == [], "and is taken away"
+
+
 def test_the_input_digests_and_reasons_are_in_the_commit(tmp_path: Path) -> None:
     store = FeatureStore.open(tmp_path / "store", mode="a")
     store.append_samples(corpus(), utterances(3))
