@@ -27,11 +27,12 @@ from typing import IO, Any
 
 from pydantic import Field
 
-from cache_schema.errors import MerError
+from cache_schema.errors import DataError, MerError, SettingsError
 from cache_schema.samples import Target
 from cache_schema.settings import Spec
 from fuse import run_files
 from fuse.archs import ARCHS
+from fuse.loop import DivergedError
 from fuse.model import Model
 from fuse.protocols import Protocol
 from fuse.train_config import TrainConfig
@@ -177,8 +178,9 @@ def new_folder(
 ) -> Iterator[tuple[Path, list[Path]]]:
     """A folder to write a run into; renamed to the first free `<arch>-<dataset>-<n>` below `out` at the end.
 
-    Yields the temporary folder and a list in which the final one stands after the block. If the block fails, nothing is
-    left; if it is interrupted, the folder stays, and the next training with the same `digest` finds it.
+    Yields the temporary folder and a list in which the final one stands after the block. If the block fails in a way
+    that it would fail again, nothing is left; if it is interrupted, by want of memory or of disk too, the folder stays,
+    and the next training with the same `digest` finds it.
 
     Args:
         out: where.
@@ -206,8 +208,10 @@ def new_folder(
         path = _reserve(out, name)
         temporary.rename(path)
         final.append(path)
-    except Exception:
-        shutil.rmtree(temporary, ignore_errors=True)
+    except Exception as error:
+        again = isinstance(error, (DivergedError, SettingsError, DataError))
+        if again or not any(path.is_file() for path in temporary.rglob("*")):
+            shutil.rmtree(temporary, ignore_errors=True)
         raise
     finally:
         lock.unlink(missing_ok=True)

@@ -256,7 +256,10 @@ class Workers:
                 torch.save(job, path)
                 return list(self._pool.map(_work, [str(path)] * len(tasks), *zip(*tasks, strict=True)))
         except BrokenProcessPool as error:
-            raise MerError("A training process ended without a result: out of memory? Try fewer --jobs.") from error
+            raise MerError(
+                "A training process ended without a result: out of memory? Try again with fewer --jobs: what was "
+                "finished is kept."
+            ) from error
         finally:
             self._events.put(None)
             drain.join(timeout=5)

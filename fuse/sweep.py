@@ -162,6 +162,8 @@ def sweep(
     digest = key_of(
         arch,
         source.digest,
+        source.target.model_dump(mode="json"),
+        source.protocol.model_dump(mode="json"),
         seeds,
         texts,
         measured,

@@ -138,6 +138,8 @@ def train_run(
         config.model_dump(mode="json"),
         training.model_dump(mode="json"),
         source.digest,
+        source.target.model_dump(mode="json"),
+        source.protocol.model_dump(mode="json"),
         chosen,
         device,
     ]
@@ -243,8 +245,9 @@ def require_device(device: str) -> torch.device:
 
 
 def code_digest(module: ModuleType) -> str:
-    """sha256 of an architecture's file: what another version of it trained is not gone on with."""
-    return sha256_hex(Path(str(module.__file__)).read_bytes())
+    """sha256 of an architecture's file and the shared pieces: what another version trained is not gone on with."""
+    files = [Path(str(module.__file__)), *sorted(Path(__file__).with_name("nn").glob("*.py"))]
+    return sha256_hex(canonical_bytes([[file.name, sha256_hex(file.read_bytes())] for file in files]))
 
 
 def versions() -> dict[str, str]:

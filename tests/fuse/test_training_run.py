@@ -20,7 +20,8 @@ from cache_schema.store import FeatureStore
 from fuse import metrics
 from fuse.archs.hff import Config
 from fuse.evaluate import evaluate_run
-from fuse.loop import DivergedError
+from fuse.loop import DivergedError, Epoch
+from fuse.protocols import Protocol
 from fuse.run import load, new_folder
 from fuse.train import Result, train_run
 
@@ -159,6 +160,39 @@ def test_a_failed_run_leaves_nothing(toy_store: Path, tmp_path: Path) -> None:
     with pytest.raises(DivergedError):
         run(toy_store, tmp_path, assignments=[*SMALL, "lr=1e30", "clip=null"], seeds=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_finished_is_kept_where_memory_or_disk_ran_out(toy_store: Path, tmp_path: Path) -> None:
+    """The numbers do not depend on the number of jobs, so that fewer of them may go on with it."""
+
+    def stop(epoch: Epoch) -> None:
+        if epoch.seed == 1:
+            raise MemoryError
+
+    given: dict[str, Any] = {"modalities": ["text"], "assignments": [*FAST, "max_epochs=1"]}
+    with pytest.raises(MemoryError):
+        run(toy_store, tmp_path, progress=stop, **given)
+    seen: list[Epoch] = []
+    result = run(toy_store, tmp_path, progress=seen.append, **given)
+    assert {e.seed for e in seen} == {1} and [p.name for p in tmp_path.iterdir()] == [result.run.name]
+
+
+def test_a_run_goes_on_only_under_the_same_names_of_classes(toy_store: Path, tmp_path: Path) -> None:
+    """Predictions are written by name: what was begun under other names, or another protocol, is begun anew."""
+
+    def stop(epoch: Epoch) -> None:
+        if epoch.seed == 1:
+            raise KeyboardInterrupt
+
+    given: dict[str, Any] = {"modalities": ["text"], "assignments": [*FAST, "max_epochs=1"]}
+    with pytest.raises(KeyboardInterrupt):
+        run(toy_store, tmp_path, protocol=Protocol(labels={"joy": "happiness"}), progress=stop, **given)
+    seen: list[Epoch] = []
+    result = run(toy_store, tmp_path, protocol=Protocol(labels={"joy": "delight"}), progress=seen.append, **given)
+    assert {e.seed for e in seen} == {0, 1} and "delight" in result.record.target.classes
+    for seed in (0, 1):
+        names = pq.read_table(result.run / f"seed-{seed}" / "predictions.parquet").column_names
+        assert "probability_delight" in names and "probability_happiness" not in names
 
 
 def test_an_interrupted_run_is_found_again_by_the_same_training_alone(tmp_path: Path) -> None:
