@@ -58,13 +58,14 @@ class Pretrained:
     card: ModelCard
 
 
-def save_pretrained(run: Run, folder: str | Path, seed: int | None = None) -> Path:
+def save_pretrained(run: Run, folder: str | Path, seed: int | None = None, address: str | None = None) -> Path:
     """Write a run's model into `folder`, which is made.
 
     Args:
         run: a finished run.
         folder: where; an earlier model there is replaced.
         seed: which; None: the first.
+        address: from where its card says that it is loaded; None: the folder.
 
     Raises:
         MerError: the run has several folds or no such seed, or its files are missing.
@@ -88,7 +89,7 @@ def save_pretrained(run: Run, folder: str | Path, seed: int | None = None) -> Pa
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     run_files.write_weights(folder / WEIGHTS, model)
-    (folder / CARD).write_text(_readme(run, card), "utf-8")
+    (folder / CARD).write_text(_readme(run, card, address or str(folder)), "utf-8")
     run_files.write_json(folder / CONFIG, card.model_dump(mode="json"))
     return folder
 
@@ -130,7 +131,7 @@ def push_to_hub(run: Run, repo: str, seed: int | None = None, private: bool = Tr
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     with tempfile.TemporaryDirectory(prefix="mer-model-") as folder:
-        save_pretrained(run, folder, seed)
+        save_pretrained(run, folder, seed, f"hf:{repo}")
         try:
             api = HfApi()
             address = api.create_repo(repo, private=private, exist_ok=True)
@@ -151,7 +152,7 @@ def _downloaded(source: str) -> Path:
         raise MerError(f"{source} could not be downloaded ({first_line(error)}).") from error
 
 
-def _readme(run: Run, card: ModelCard) -> str:
+def _readme(run: Run, card: ModelCard, address: str) -> str:
     numbers = "\n".join(f"| {name} | {value:.4f} |" for name, value in card.test.items())
     inputs = "\n".join(f"- {m}: {f['name']}, fingerprint `{f['fingerprint']}`" for m, f in card.features.items())
     trial = "\nIts features came from random weights: a trial, not a result.\n" if run.record.random_weights else ""
@@ -160,5 +161,5 @@ def _readme(run: Run, card: ModelCard) -> str:
         f"# {card.arch} on {card.dataset}\n\nPredicts {card.target.name} from cached features:\n\n{inputs}\n{trial}\n"
         f"Seed {card.seed} of {len(run.record.seeds)} on the test split:\n\n"
         f"| metric | value |\n|---|---|\n{numbers}\n\n"
-        f'```python\nimport fuse\nmodel = fuse.load("hf:ORG/NAME")\n```\n'
+        f'```python\nimport fuse\nmodel = fuse.load("{address}")\n```\n'
     )

@@ -14,14 +14,16 @@ from typing import Any, Literal
 
 from cache_schema.errors import DamagedError, SettingsError
 from fuse import metrics, run_files
+from fuse.archs import ARCHS
 from fuse.cells import Cells, key_of
+from fuse.corpora import load_folds
 from fuse.data import Dataset
 from fuse.degrade import Degradation
 from fuse.evaluate import recorded_data
 from fuse.run import Run
 from fuse.run import load as load_run
 from fuse.seeds import Progress, Workers, assess
-from fuse.train import require_device, train_run
+from fuse.train import code_digest, request_of, require_device, train_run, versions
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -83,7 +85,7 @@ def robustness(
     if at == "test":
         found = _at_test(run, each, store_path, device)
     else:
-        folder = run.folder.with_name(f"{run.folder.name}-robustness") if out is None else Path(out)
+        folder = _beside(run.folder) if out is None else Path(out)
         found = _at_train(run, each, store_path, device, folder, jobs, progress, say)
     curves: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for degradation, summaries in zip(each, found, strict=True):
@@ -99,6 +101,11 @@ def robustness(
         "shares": list(shares),
         "curves": curves,
     }
+
+
+def _beside(folder: Path) -> Path:
+    whole = folder.resolve()
+    return whole.with_name(f"{whole.name}-robustness")
 
 
 def _at_test(
@@ -137,9 +144,22 @@ def _at_train(
     say: Callable[[str], None] | None,
 ) -> list[dict[str, dict[str, Any]]]:
     """The run's training repeated on data degraded in every way; without degradation, the run's own numbers."""
-    record, cells, found = run.record, Cells(folder), []
+    record, module = run.record, ARCHS.load(run.record.arch)
+    store = record.store if store_path is None else store_path
     values = [f"{name}={json.dumps(value)}" for name, value in {**record.config, **record.training}.items()]
     read = {**record.features, **record.companions}
+    modalities = list(record.features)
+    features = {m: f"{f['name']}@{f['fingerprint']}" for m, f in read.items()}
+    request = request_of(
+        module, store, record.dataset, modalities, features, record.target.name, run.training, run.protocol
+    )
+    if load_folds(request)[1].digest != record.store_digest:
+        raise DamagedError(
+            f"{run.folder}: the data are no longer those of the run, so a training on them could not be set beside it. "
+            "Train it again first."
+        )
+    cells, found = Cells(folder), []
+    facts = [record.store_digest, values, record.arch, record.seeds, device, versions(), code_digest(module)]
     with Workers(jobs) as workers:
         for degradation in each:
             if not degradation.share:
@@ -150,11 +170,11 @@ def _at_train(
                 if say is not None:
                     say(f"{degradation.modality} {degradation.kind} in {degradation.share:.0%} of training")
                 return train_run(
-                    record.store if store_path is None else store_path,
+                    store,
                     record.dataset,
                     record.arch,
-                    modalities=list(record.features),
-                    features={m: f"{f['name']}@{f['fingerprint']}" for m, f in read.items()},
+                    modalities=modalities,
+                    features=features,
                     target=record.target.name,
                     assignments=values,
                     seeds=record.seeds,
@@ -166,6 +186,5 @@ def _at_train(
                     progress=progress,
                 )
 
-            key = key_of(record.store_digest, values, record.arch, record.seeds, device, asdict(degradation))
-            found.append(cells.run(key, train).metrics["test"])
+            found.append(cells.run(key_of(*facts, asdict(degradation)), train).metrics["test"])
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -99,8 +100,19 @@ def sweep(
         mark = " (best)" if trial["number"] == found["best"]["number"] else ""
         table.add_row(f"{trial['number']}{mark}", value, *(_short(v) for v in trial["settings"].values()))
     OUT.print(table)
-    sets = " ".join(f"--set '{assignment}'" for assignment in found["assignments"])
-    OUT.print(f"\nNow on test, once: mer fuse train --arch {arch} --dataset {dataset} {sets}")
+    given = {
+        "--store": "" if store == DEFAULT_STORE else store,
+        "--modalities": modalities,
+        "--features": features,
+        "--target": target,
+        "--val": val,
+        "--device": "" if device == "cpu" else device,
+    }
+    words = ["mer", "fuse", "train", "--arch", arch, "--dataset", dataset]
+    words += [word for option, value in given.items() if value for word in (option, value)]
+    words += [word for group in groups or () for word in ("--group", group)]
+    words += [word for assignment in found["assignments"] for word in ("--set", assignment)]
+    OUT.print(f"\nNow on test, once: {shlex.join(words)}")
     OUT.print(f"Search: {found['folder']}")
 
 
@@ -206,8 +218,13 @@ def robustness(
     as_json: AsJson = False,
 ) -> None:
     """Measure a run against the share of utterances whose modality is missing or noised, for each modality."""
+    from fuse.metrics import names
     from fuse.robustness import robustness as measure
+    from fuse.run import load
 
+    known = names(load(run).record.target)
+    if metric and metric not in known:
+        raise typer.BadParameter(f"{metric!r} is none of {', '.join(known)}.", param_hint="--metric")
     try:
         numbers = [float(share) for share in listed(shares)]
     except ValueError as error:
@@ -228,9 +245,6 @@ def robustness(
     if as_json:
         print_json(found)
         return
-    known = list(next(iter(found["curves"].values())))
-    if metric and metric not in known:
-        raise typer.BadParameter(f"{metric!r} is none of {', '.join(known)}.", param_hint="--metric")
     shown = metric or known[0]
     OUT.print(
         f"{shown} on test, mean ± sd over {len(found['seeds'])} seeds, by the share of {at} utterances that is {kind}:"

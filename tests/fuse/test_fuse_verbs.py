@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -64,6 +65,8 @@ def test_robustness_prints_a_curve_per_modality(mer: Mer, trained: list[str | Pa
     code, out, _ = mer("robustness", tmp_path / "hff-toy-1", "--kind", "noise", "--json", "--modalities", "text")
     assert code == 0 and len(json.loads(out)["curves"]["text"]["accuracy"]) == 6
     assert mer("robustness", tmp_path / "hff-toy-1", "--shares", "a")[0] == 2
+    code, _, err = mer("robustness", tmp_path / "hff-toy-1", "--at", "train", "--metric", "mae")
+    assert code == 2 and "none of accuracy" in err and not (tmp_path / "hff-toy-1-robustness").exists()
 
 
 def test_ablate_prints_the_papers_numbers_and_what_coincides(
@@ -78,10 +81,19 @@ def test_ablate_prints_the_papers_numbers_and_what_coincides(
     assert "–: no physiology in the store." in out and err.count("Table 4:") == 1
 
 
-def test_sweep_says_how_to_train_what_it_found(mer: Mer, trained: list[str | Path]) -> None:
-    code, out, err = mer("sweep", *trained, "--seeds", "1", "--trials", "1", "--search", "lr=1e-3|1e-4")
+def test_sweep_says_how_to_train_what_it_found(mer: Mer, trained: list[str | Path], tmp_path: Path) -> None:
+    given = ["--modalities", "text,speech", "--features", "text=roberta", "--target", "emotion"]
+    search = ["--seeds", "1", "--trials", "1", "--search", "lr=1e-3|1e-4"]
+    code, out, err = mer("sweep", *trained, *given, *search)
     assert code == 0, err
-    assert "1 (best)" in out and "mer fuse train --arch hff --dataset toy" in out and "--set 'lr=0.00" in out
+    assert "1 (best)" in out
+    (line,) = (line for line in out.splitlines() if line.startswith("Now on test, once: "))
+    words = shlex.split(line.removeprefix("Now on test, once: "))
+    assert words[:3] == ["mer", "fuse", "train"]
+    code, _, err = mer(*words[2:], "--seeds", "1", "--out", tmp_path / "found", "--jobs", "1")
+    assert code == 0, err
+    record = json.loads((tmp_path / "found" / "hff-toy-1" / "run.json").read_text())
+    assert sorted(record["features"]) == ["speech", "text"] and record["training"]["lr"] in (1e-3, 1e-4)
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toy_corpus import commit, load, rows_of, spec, utterances
+from toy_corpus import CLASSES, commit, load, rows_of, spec, utterances
 
 import fuse
-from cache_schema.errors import DataError, MerError, SettingsError
+from cache_schema.errors import DamagedError, DataError, MerError, SettingsError
 from cache_schema.store import FeatureStore
 from fuse import hub
 from fuse.ablate import ablate, choose_tables, make_cell
@@ -210,6 +210,16 @@ def test_robustness_at_train_time_trains_each_share_once(finished: Result, tmp_p
     assert robustness(finished.run, say=said.append, **given) == found and len(said) == 1
 
 
+def test_robustness_at_train_time_refuses_data_that_are_no_longer_the_runs(make_store: Build, tmp_path: Path) -> None:
+    path = run(make_store(), tmp_path, seeds=1).run
+    samples = utterances()
+    other = next(label for label in CLASSES if label != samples[0].labels["emotion"])
+    samples[0] = samples[0].model_copy(update={"labels": {"emotion": other}})
+    with pytest.raises(DamagedError, match="no longer those of the run"):
+        robustness(path, at="train", shares=(0.5,), modalities=["text"], store_path=make_store(samples), jobs=1)
+    assert not (tmp_path / "hff-toy-1-robustness").exists()
+
+
 def test_a_search_goes_on_and_chooses_on_validation(toy_store: Path, tmp_path: Path) -> None:
     given: dict[str, Any] = {"search": ["lr=1e-6|5e-3", "text_pool=mean|cls"], "seeds": 1, "jobs": 1, "out": tmp_path}
     given["assignments"] = [a for a in FAST if not a.startswith("lr")]
@@ -286,6 +296,7 @@ def test_a_model_goes_to_the_hub_and_comes_back(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert hub.push_to_hub(load_run(finished.run), "lab/hff") == "https://huggingface.co/lab/hff"
     mine, back = load_run(finished.run).model().state_dict(), fuse.load("hf:lab/hff@main").state_dict()
+    assert 'fuse.load("hf:lab/hff")' in (tmp_path / "lab" / "hff" / "README.md").read_text()
     assert all(torch.equal(mine[name], back[name]) for name in mine)
     with pytest.raises(MerError, match=r"hf:lab/other could not be downloaded \(offline\)"):
         fuse.load("hf:lab/other")
