@@ -103,9 +103,9 @@ def follow(found: Sequence[Sequence[Face]], fps: float) -> FaceTrack | None:
     tracks: list[dict[int, Face]] = []
     gap = max(1, round(GAP_SECONDS * fps))
     for at, faces in enumerate(found):
-        free = [track for track in tracks if at - max(track) <= gap]
+        free = [track for track in tracks if at - _last(track) <= gap]
         pairs = [
-            (_overlap(track[max(track)].box, face.box), i, j)
+            (_overlap(track[_last(track)].box, face.box), i, j)
             for i, track in enumerate(free)
             for j, face in enumerate(faces)
         ]
@@ -121,6 +121,11 @@ def follow(found: Sequence[Sequence[Face]], fps: float) -> FaceTrack | None:
         return None
     largest = max(tracks, key=lambda track: sum(_area(face.box) for face in track.values()))
     return FaceTrack(_square_around(list(largest.values())), tuple(largest.get(at) for at in range(len(found))))
+
+
+def _last(track: dict[int, Face]) -> int:
+    """The picture of a track's last face; they are put in by order."""
+    return next(reversed(track))
 
 
 def _square_around(faces: Sequence[Face]) -> tuple[int, int, int]:
