@@ -251,7 +251,7 @@ def _load(model: Path) -> Any:
         return landmarker
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise SettingsError(
-            f"MediaPipe cannot look for faces ({first_line(error)}); `mer doctor` tells more."
+            f"MediaPipe cannot look for faces with {model} ({first_line(error)}); `mer doctor` tells more."
         ) from error
 
 

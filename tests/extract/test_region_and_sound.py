@@ -83,6 +83,15 @@ def test_sound_of_its_own_is_read_whole_while_pictures_are_cut_by_time(root: Pat
         assert digest == hashlib.sha256((root / name).read_bytes()).hexdigest()
 
 
+def test_an_encoder_of_both_hears_the_one_file_and_sees_the_other(root: Path) -> None:
+    both = Needs(audio_hz=8000, frames=PICTURES.frames)
+    utterance = Utterance(id="u", path="both.avi", sound="alone.wav", start=1.0, end=1.8, region=LEFT)
+    clip = decode(root, utterance, [both])
+    assert clip.lacks(both) is None
+    assert clip.audio[8000].shape == (4000,)
+    assert len(greys(clip)) == 4
+
+
 def test_missing_sound_of_its_own_fails_the_sound_alone(root: Path) -> None:
     clip = read(root, sound="nowhere.wav")
     assert list(clip.unreadable) == ["audio"]
