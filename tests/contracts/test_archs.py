@@ -288,6 +288,17 @@ def test_what_a_masked_modality_holds_cannot_matter(arch: ModuleType) -> None:
         assert not torch.equal(model(masked).logits, model(batch).logits)
 
 
+def test_an_absent_modality_has_no_share(arch: ModuleType) -> None:
+    """What is drawn of a modality as one number per utterance (its weight, its gate) is zero where it is not there."""
+    model, batch = make_model(arch), make_batch(arch)
+    for column, modality in enumerate(batch.sequences):
+        available = batch.available.clone()
+        available[::2, column] = False
+        drawn = model(batch.replace(available=available)).drawn
+        for key in (key for key, x in drawn.items() if key.endswith(f"_{modality}") and x.ndim == 1):
+            assert not drawn[key][::2].any() and (drawn[key][1::2] > 0).all(), key
+
+
 def test_a_single_modality_is_enough(arch: ModuleType) -> None:
     batch = make_batch(arch)
     for column, modality in enumerate(batch.sequences):
