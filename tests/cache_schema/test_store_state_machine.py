@@ -30,7 +30,7 @@ SPEC = spec(
 )
 PLAN = SegmentPlan(max_rows=2)
 IDS = st.lists(st.sampled_from([f"u{number}" for number in range(8)]), min_size=1, max_size=4, unique=True)
-STEP = st.integers(0, 30)
+STEP = st.integers(0, 16)
 
 
 def made(utterance: Utterance) -> Row:
