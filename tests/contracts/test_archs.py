@@ -336,6 +336,23 @@ def test_an_utterance_with_one_modality_left_is_enough(arch: ModuleType) -> None
             assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters()), modality
 
 
+def test_one_vector_per_utterance_is_enough(arch: ModuleType) -> None:
+    """Features pooled over time: sequences of one frame, with any kind of target."""
+    for target in (CLASSIFICATION, MULTILABEL, REGRESSION):
+        model, batch = make_model(arch, target), make_batch(arch, target)
+        one = batch.replace(
+            sequences={m: x[:, :1] for m, x in batch.sequences.items()},
+            lengths={m: torch.ones_like(n) for m, n in batch.lengths.items()},
+            companions={key: x[:, :1] for key, x in batch.companions.items()},
+            companions_there={key: x[:, :1] for key, x in batch.companions_there.items()},
+        )
+        output = model(one)
+        assert all(torch.isfinite(x).all() for x in (output.logits, *output.drawn.values()))
+        assert len(output.logits.unique(dim=0)) == 6, "each utterance has its own answer"
+        loss_of(model.train(), one, target).backward()
+        assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+
+
 def test_every_parameter_learns(name: str, arch: ModuleType) -> None:
     """In the model of all modalities and in those of a single one."""
     excused = UNREACHED.get(name, {})

@@ -154,15 +154,6 @@ def test_without_intervals_every_node_stands_alone() -> None:
     assert model(given).drawn["cross_graph"][0].sum(dim=1).gt(0).tolist() == THERE[0].tolist()
 
 
-def test_one_vector_per_utterance_is_enough() -> None:
-    given = batch(frames=1, intervals=False)
-    one = given.replace(
-        sequences={m: x[:, :1] for m, x in given.sequences.items()},
-        lengths={m: torch.ones_like(n) for m, n in given.lengths.items()},
-    )
-    assert torch.isfinite(network()(one).logits).all()
-
-
 @pytest.mark.parametrize("only", ["text", "speech"])
 def test_a_modality_without_partner_reads_itself(only: str) -> None:
     """In a model of its own, and in one with both whose other modality the utterance lacks."""

@@ -299,17 +299,6 @@ def test_any_subset_of_modalities_trains_every_parameter(names: tuple[str, ...],
     assert "contrastive" in output.losses or len(names) == 1
 
 
-def test_one_vector_per_utterance_is_enough() -> None:
-    for target in (SENTIMENT, MULTILABEL):
-        model, _ = make(target)
-        batch = make_batch(frames=1)
-        output = model(batch)
-        assert torch.isfinite(output.logits).all()
-        output = model.train()(batch)
-        (output.logits.sum() + sum(output.losses.values())).backward()
-        assert all(torch.isfinite(p.grad).all() for p in model.parameters())
-
-
 def test_the_ladder_of_table_4_adds_one_block_at_a_time() -> None:
     rows = of_cmaer_cat.TABLES[0].rows
     sizes = [sum(p.numel() for p in make(**row.settings)[1].parameters()) for row in rows]
