@@ -277,6 +277,8 @@ def test_a_model_goes_to_the_hub_and_comes_back(
     import shutil
 
     import huggingface_hub
+    from huggingface_hub import HfApi as RealApi
+    from huggingface_hub import constants
 
     class Api:
         def create_repo(self, repo: str, private: bool, exist_ok: bool) -> str:
@@ -298,6 +300,10 @@ def test_a_model_goes_to_the_hub_and_comes_back(
     mine, back = load_run(finished.run).model().state_dict(), fuse.load("hf:lab/hff@main").state_dict()
     assert 'fuse.load("hf:lab/hff")' in (tmp_path / "lab" / "hff" / "README.md").read_text()
     assert all(torch.equal(mine[name], back[name]) for name in mine)
+    monkeypatch.setattr(huggingface_hub, "HfApi", RealApi)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(MerError, match="could not be put on the hub as lab/hff .*refused"):
+        hub.push_to_hub(load_run(finished.run), "lab/hff")
     with pytest.raises(MerError, match=r"hf:lab/other could not be downloaded \(offline\)"):
         fuse.load("hf:lab/other")
 
