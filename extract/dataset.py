@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import wave
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
-from unicodedata import category
 
 from cache_schema.errors import DataError
 from cache_schema.samples import Corpus, Utterance
@@ -157,11 +157,15 @@ def path_inside(path: str, where: str, root: Path) -> str:
     return pure.as_posix()
 
 
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Unicode's categories Cc and Cs."""
+
+
 def control_character(text: str, allowed: str = "") -> str | None:
     """The first control character or lone surrogate in `text` that is not among `allowed`, in escaped form."""
-    for c in text:
-        if category(c) in ("Cc", "Cs") and c not in allowed:
-            return c.encode("unicode_escape", "backslashreplace").decode("ascii")
+    for match in _CONTROL.finditer(text):
+        if match[0] not in allowed:
+            return match[0].encode("unicode_escape", "backslashreplace").decode("ascii")
     return None
 
 
