@@ -163,6 +163,8 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 def control_character(text: str, allowed: str = "") -> str | None:
     """The first control character or lone surrogate in `text` that is not among `allowed`, in escaped form."""
+    if text.isprintable():
+        return None
     for match in _CONTROL.finditer(text):
         if match[0] not in allowed:
             return match[0].encode("unicode_escape", "backslashreplace").decode("ascii")
