@@ -301,6 +301,7 @@ def test_a_model_goes_to_the_hub_and_comes_back(
     assert 'fuse.load("hf:lab/hff")' in (tmp_path / "lab" / "hff" / "README.md").read_text()
     assert all(torch.equal(mine[name], back[name]) for name in mine)
     monkeypatch.setattr(huggingface_hub, "HfApi", RealApi)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     with pytest.raises(MerError, match="could not be put on the hub as lab/hff .*refused"):
         hub.push_to_hub(load_run(finished.run), "lab/hff")
