@@ -303,7 +303,7 @@ def test_a_model_goes_to_the_hub_and_comes_back(
     monkeypatch.setattr(huggingface_hub, "HfApi", RealApi)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
-    with pytest.raises(MerError, match="could not be put on the hub as lab/hff .*refused"):
+    with pytest.raises(MerError, match=r"could not be put on the hub as lab/hff .*refused"):
         hub.push_to_hub(load_run(finished.run), "lab/hff")
     with pytest.raises(MerError, match=r"hf:lab/other could not be downloaded \(offline\)"):
         fuse.load("hf:lab/other")
