@@ -104,7 +104,7 @@ class Config(Spec):
     """Side of the convolution over the heatmap (5), an odd number."""
     graph_heads: int = Field(default=4, ge=1)
     """K of (17); they divide d."""
-    window: int | None = Field(default=None, ge=0)
+    window: int | None = Field(default=None, ge=1)
     """How many tokens away a neighbour may be in the token graph; null: all tokens are neighbours."""
     dynamic_attention: bool = True
     """false: h_T and the text embedding are concatenated instead of attending (19-23)."""

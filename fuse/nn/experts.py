@@ -40,7 +40,7 @@ class MixtureOfExperts(nn.Module):
     """Softmax gate, the k likeliest experts, their weights renormalised; an expert is Linear-ReLU-Linear.
 
     With k = 1 the renormalised weight is 1 whatever the gate says, so that the loss would not reach the router. In
-    training its gradient is that of p / (p without gradient), whose value is 1 too.
+    training its gradient is that of p / (p without gradient), whose value is 1 too. A single expert needs no router.
 
     Args:
         width: D.
@@ -53,7 +53,7 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, width: int, hidden: int, outputs: int, experts: int, top: int) -> None:
         super().__init__()
         self.top = top
-        self.router = nn.Linear(width, experts)
+        self.router = nn.Linear(width, experts) if experts > 1 else None
         self.hidden = nn.Parameter(torch.empty(experts, width, hidden))
         self.hidden_bias = nn.Parameter(torch.empty(experts, hidden))
         self.out = nn.Parameter(torch.empty(experts, hidden, outputs))
@@ -65,7 +65,7 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, x: Float[Tensor, "B D"]) -> Routed:
         """Each input through its experts."""
-        gate = self.router(x).softmax(dim=-1)
+        gate = x.new_ones(len(x), 1) if self.router is None else self.router(x).softmax(dim=-1)
         likeliest, chosen = gate.topk(self.top, dim=-1)
         if self.top == 1 and self.training:
             weights = likeliest / likeliest.detach()

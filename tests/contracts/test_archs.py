@@ -354,14 +354,16 @@ def test_one_vector_per_utterance_is_enough(arch: ModuleType) -> None:
 
 
 def test_every_parameter_learns(name: str, arch: ModuleType) -> None:
-    """In the model of all modalities and in those of a single one."""
+    """In the model of all modalities, in those of a single one, and in every ablation of it."""
     excused = UNREACHED.get(name, {})
     stuck: set[str] = set()
-    for only in (None, *arch.PREFERS):
-        model, batch = make_model(arch, only=only).train(), make_batch(arch)
+    cases: list[tuple[str | None, dict[str, Any]]] = [(only, {}) for only in (None, *arch.PREFERS)]
+    cases += [(None, changes) for changes in arch.ABLATIONS.values()]
+    for only, changes in cases:
+        model, batch = make_model(arch, only=only, **changes).train(), make_batch(arch)
         loss_of(model, batch, CLASSIFICATION).backward()
         still = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
-        assert [n for n in still if not any(re.fullmatch(pattern, n) for pattern in excused)] == [], only
+        assert [n for n in still if not any(re.fullmatch(pattern, n) for pattern in excused)] == [], (only, changes)
         stuck |= still
     for pattern in excused:
         assert any(re.fullmatch(pattern, n) for n in stuck), f"{pattern} is excused and does learn"
