@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from cache_schema.errors import MerError, SettingsError
 from cache_schema.registry import unknown_name
@@ -31,6 +31,7 @@ from fuse.train import code_digest, request_of, require_device, settings, versio
 
 if TYPE_CHECKING:
     import optuna
+    from pydantic.fields import FieldInfo
 
 SPACE = ("lr=1e-5..1e-2:log", "weight_decay=1e-6..1e-1:log", "batch_size=16|32|64|128")
 """What is searched where nothing is named: what every architecture has."""
@@ -81,6 +82,11 @@ class Dimension:
             ) from error
         whole = all(isinstance(end, int) for end in ends)
         return cls(name.strip(), (), float(ends[0]), float(ends[1]), whole, bool(log))
+
+    def of(self, fields: Mapping[str, FieldInfo]) -> Dimension:
+        """The same, of the setting's kind: `dropout=0..1` is no choice of two whole numbers."""
+        kind = fields[self.name].annotation if self.name in fields else None
+        return replace(self, whole=self.whole and float not in (kind, *get_args(kind)))
 
     def suggest(self, trial: optuna.Trial) -> Any:
         """A value for a trial."""
@@ -139,8 +145,9 @@ def sweep(
 
     module = ARCHS.load(arch)
     config, training = settings(module, arch, assignments)
-    space = [Dimension.parse(text) for text in search or SPACE]
-    known = [*type(config).model_fields, *type(training).model_fields]
+    fields = {**type(training).model_fields, **type(config).model_fields}
+    space = [Dimension.parse(text).of(fields) for text in search or SPACE]
+    known = list(fields)
     for dimension in space:
         if dimension.name not in known:
             raise SettingsError(unknown_name(f"setting of {arch} or of training", dimension.name, known))

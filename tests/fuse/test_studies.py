@@ -30,6 +30,7 @@ from fuse.run import load as load_run
 from fuse.sweep import Dimension, sweep
 from fuse.tables import Column, Row, Table
 from fuse.train import Result, train_run
+from fuse.train_config import TrainConfig
 
 SMALL = ["d=12", "steps=3", "layers=1", "head_width=4", "speech_channels=[4]", "speech_width=6"]
 FAST = [*SMALL, "lr=0.005", "batch_size=16", "max_epochs=3"]
@@ -247,6 +248,15 @@ def test_wrong_ranges_are_refused(text: str, message: str) -> None:
         Dimension.parse(text)
     assert Dimension.parse("layers=1..4").whole and not Dimension.parse("d=0.1..4").whole
     assert Dimension.parse("x=[1, 2]|a").choices == ([1, 2], "a")
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [("layers=1..4", True), ("dropout=0..1", False), ("weight_decay=0..1", False), ("clip=1..5", False)],
+)
+def test_a_range_has_the_kind_of_its_setting(text: str, whole: bool) -> None:
+    fields = {**TrainConfig.model_fields, **hff.Config.model_fields}
+    assert Dimension.parse(text).of(fields).whole is whole
 
 
 def test_unknown_dimensions_are_refused(toy_store: Path, tmp_path: Path) -> None:
