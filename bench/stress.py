@@ -27,7 +27,8 @@ from typing import Any
 
 from bench import stress_damage, stress_worker
 from bench.stress_worker import BASE_SAMPLES, BUCKET, DATASET, PLAN, corpus, utterances
-from cache_schema.parts import part_number, write_part
+from cache_schema.part_names import part_number
+from cache_schema.parts import write_part
 from cache_schema.repair import gc
 from cache_schema.store import FeatureStore
 from cache_schema.verify import verify

@@ -19,14 +19,13 @@ from numpy.typing import NDArray
 from cache_schema.canonical import seal, sha256_hex, unseal
 from cache_schema.errors import DamagedError, MissingFeature, SettingsError, StoreError, first_line
 from cache_schema.format import BASE_FORMAT, DELETING_FORMAT, require_known_format
+from cache_schema.part_names import LAST_NUMBER
 from cache_schema.registry import unknown_name
 from cache_schema.samples import Corpus, Utterance
 from cache_schema.storage import Storage
 from cache_schema.table import UtteranceTable
 
 METADATA_KEY = b"mer"
-LAST_NUMBER = 99_999
-"""Of a part: its name has five digits."""
 _PART_FILE = re.compile(r"(part-(\d{5})-[0-9a-f]{16})\.parquet")
 
 
@@ -42,6 +41,7 @@ class Part:
         deleted: ids that it deletes; none of them is among its rows.
         after: names of the parts that were the last ones when it was written, so that their loss is noticed.
         instead_of: the damaged or lost part whose place it takes.
+        followed: whether its writer wrote a part after it, at once, to tell if this one is lost.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Part:
     deleted: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     instead_of: str | None = None
+    followed: bool = False
 
 
 @dataclass(frozen=True)
@@ -199,23 +200,6 @@ def part_names(storage: Storage, dataset: str) -> list[str]:
     return [match[1] for match in matches if match]
 
 
-def last_names(names: Sequence[str], before: int = LAST_NUMBER + 1) -> tuple[str, ...]:
-    """Those of a dataset's part names that have the highest number below `before`."""
-    numbers = [number for number in map(part_number, names) if number < before]
-    return tuple(name for name in names if numbers and part_number(name) == max(numbers))
-
-
-def lost_names(parts: Sequence[Part], damaged: Sequence[str] = ()) -> dict[str, str]:
-    """The parts that were there and are not, by name: the part that was written after each."""
-    there = {part.name for part in parts} | {part.instead_of for part in parts} | set(damaged)
-    return {name: part.name for part in parts for name in part.after if name not in there}
-
-
-def part_number(name: str) -> int:
-    """The place of the part called `name` among its dataset's."""
-    return int(name.split("-")[1])
-
-
 def part_key(dataset: str, name: str) -> str:
     """Where the part called `name` lies."""
     return f"samples/{dataset}/{name}.parquet"
@@ -246,12 +230,12 @@ def read_part(storage: Storage, dataset: str, name: str) -> Part:
         require_known_format(document, key)
         corpus = Corpus.parse(document["corpus"], key)
         deleted, after = _deleted(document), _names(document.get("after", []))
-        instead_of = document.get("instead_of")
+        instead_of, followed = document.get("instead_of"), document.get("followed") is True
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, SettingsError) as error:
         raise DamagedError(f"{key} is no part of this format: {first_line(error)}") from error
     if corpus.name != dataset:
         raise DamagedError(f"{key} is a part of the dataset {corpus.name!r}: move it back, datasets keep their names.")
-    return Part(name, digest, corpus, UtteranceTable(data, key), deleted, after, instead_of)
+    return Part(name, digest, corpus, UtteranceTable(data, key), deleted, after, instead_of, followed)
 
 
 def write_part(
@@ -262,6 +246,7 @@ def write_part(
     deleted: Sequence[str] = (),
     after: Sequence[str] = (),
     instead_of: str | None = None,
+    followed: bool = False,
 ) -> str:
     """Write rows, and ids to delete, as part `number` of the dataset `corpus.name`, and say its name.
 
@@ -273,6 +258,7 @@ def write_part(
         deleted: ids that it deletes.
         after: the parts that are the last ones by now.
         instead_of: a damaged part whose place it takes.
+        followed: whether another part is written next, that names this one.
 
     Raises:
         StoreError: a value has no place in a table, as an integer over 64 bits, or the dataset can have no more parts.
@@ -282,7 +268,16 @@ def write_part(
             f"{corpus.name} has a part number {LAST_NUMBER}, and there can be none after it: append many samples at "
             "once, not one by one. Copy the dataset into a new store to go on."
         )
-    data = _encode(corpus, utterances, deleted, after, instead_of)
+    document: dict[str, Any] = {"format": BASE_FORMAT, "corpus": corpus.model_dump(mode="json")}
+    if deleted:
+        document |= {"format": DELETING_FORMAT, "deleted": sorted(deleted)}
+    if after:
+        document["after"] = sorted(after)
+    if instead_of:
+        document["instead_of"] = instead_of
+    if followed:
+        document["followed"] = True
+    data = _encode(corpus.name, utterances, document)
     name = f"part-{number:05d}-{sha256_hex(data)[:16]}"
     key = part_key(corpus.name, name)
     if not storage.put_if_absent(key, data):
@@ -305,13 +300,7 @@ def legible_document(storage: Storage, dataset: str, name: str) -> tuple[Corpus,
         return None
 
 
-def _encode(
-    corpus: Corpus,
-    utterances: Sequence[Utterance],
-    deleted: Sequence[str],
-    after: Sequence[str],
-    instead_of: str | None,
-) -> bytes:
+def _encode(dataset: str, utterances: Sequence[Utterance], document: dict[str, Any]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -334,13 +323,6 @@ def _encode(
     optional = {"sound": text, "region": pa.list_(number)}
     types |= {name: kind for name, kind in optional.items() if any(getattr(u, name) is not None for u in utterances)}
     schema = pa.schema([pa.field(name, kind, nullable=name != "id") for name, kind in types.items()])
-    document: dict[str, Any] = {"format": BASE_FORMAT, "corpus": corpus.model_dump(mode="json")}
-    if deleted:
-        document |= {"format": DELETING_FORMAT, "deleted": sorted(deleted)}
-    if after:
-        document["after"] = sorted(after)
-    if instead_of:
-        document["instead_of"] = instead_of
     rows = [vars(u) for u in utterances]
     columns = {}
     for field in schema:
@@ -350,7 +332,7 @@ def _encode(
         try:
             columns[field.name] = pa.array(values, field.type)
         except (pa.ArrowException, UnicodeError, OverflowError) as error:
-            raise StoreError(f"{corpus.name}: column {field.name!r} cannot be stored: {first_line(error)}") from error
+            raise StoreError(f"{dataset}: column {field.name!r} cannot be stored: {first_line(error)}") from error
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True, store_schema=False) as writer:
         writer.write_table(pa.table(columns, schema=schema))

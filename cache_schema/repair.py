@@ -11,16 +11,8 @@ from dataclasses import replace
 from cache_schema.commits import commit_key, commit_names, read_commit
 from cache_schema.errors import DamagedError, StoreError
 from cache_schema.group import read_group
-from cache_schema.parts import (
-    last_names,
-    legible_document,
-    lost_names,
-    part_key,
-    part_names,
-    part_number,
-    read_part,
-    write_part,
-)
+from cache_schema.part_names import last_names, lost_names, part_number
+from cache_schema.parts import legible_document, part_key, part_names, read_part, write_part
 from cache_schema.storage import Storage
 from cache_schema.store import FeatureStore, feature_folders
 from cache_schema.verify import Finding, verify
@@ -61,7 +53,7 @@ def drop(store: FeatureStore, finding: Finding) -> Finding:
     """
     store.require_writable()
     storage = store.storage
-    if finding.kind == "leftover":
+    if not finding.damage:
         raise StoreError(f"{finding.file} may belong to a writer at work; `mer store gc` removes it when it is old.")
     if finding.kind == "part":
         name = finding.file.rpartition("/")[2].removesuffix(".parquet")
@@ -81,14 +73,14 @@ def drop(store: FeatureStore, finding: Finding) -> Finding:
 
 
 def gc(store: FeatureStore, older_than_hours: float = SAFE_HOURS) -> list[Finding]:
-    """Remove what interrupted writers left behind, if nothing in it changed for so long.
+    """Remove what interrupted writers left behind, if nothing in it changed for so long, and finish deletions.
 
     Args:
         store: which one.
         older_than_hours: a writer that is still at work must not be older than this.
 
     Returns:
-        The leftovers that were removed.
+        The leftovers that were removed, and the deletions that were finished.
 
     Raises:
         StoreError: the store is read-only.
@@ -98,8 +90,11 @@ def gc(store: FeatureStore, older_than_hours: float = SAFE_HOURS) -> list[Findin
     for finding in verify(store):
         age = store.storage.age_hours(finding.file) if not finding.damage else None
         if age is not None and age >= older_than_hours:
-            store.storage.delete_folder(finding.file)
-            store.storage.delete(finding.file)
+            if finding.kind == "unfinished":
+                _follow(store, finding)
+            else:
+                store.storage.delete_folder(finding.file)
+                store.storage.delete(finding.file)
             removed.append(finding)
     return removed
 
@@ -124,6 +119,15 @@ def remove_feature(store: FeatureStore, dataset: str, name: str, fingerprint: st
 
 def _folder(finding: Finding) -> str:
     return f"features/{finding.dataset}/{(finding.feature or '').replace('@', '-')}.zarr"
+
+
+def _follow(store: FeatureStore, finding: Finding) -> None:
+    """Write the part that tells if the deletion in `finding` gets lost."""
+    samples = store.samples(finding.dataset)
+    names = [part.name for part in samples.parts]
+    name = finding.file.rpartition("/")[2].removesuffix(".parquet")
+    after = {name, *last_names(names)}
+    write_part(store.storage, part_number(names[-1]) + 1, samples.corpus, [], after=sorted(after))
 
 
 def _replace_part(storage: Storage, dataset: str, name: str) -> bool:

@@ -17,18 +17,8 @@ from cache_schema.feature import Feature
 from cache_schema.feature_spec import FeatureSpec
 from cache_schema.format import BASE_FORMAT, require_known_format
 from cache_schema.group import group_key, read_group
-from cache_schema.parts import (
-    LAST_NUMBER,
-    Part,
-    Samples,
-    last_names,
-    lost_names,
-    part_key,
-    part_names,
-    part_number,
-    read_part,
-    write_part,
-)
+from cache_schema.part_names import LAST_NUMBER, last_names, lost_names, part_number
+from cache_schema.parts import Part, Samples, part_key, part_names, read_part, write_part
 from cache_schema.plan import SegmentPlan
 from cache_schema.registry import unknown_name
 from cache_schema.samples import Corpus, Utterance
@@ -289,8 +279,10 @@ class FeatureStore:
     def _append(self, stored: Samples, corpus: Corpus, rows: Sequence[Utterance], deleted: Sequence[str] = ()) -> None:
         names = [part.name for part in stored.parts]
         number = part_number(names[-1]) + 1
-        name = write_part(self.storage, number, corpus, rows, deleted, last_names(names))
-        if deleted and number < LAST_NUMBER:  # no commit is about it: another part tells if it is lost
+        # No commit is ever about a deletion: another part tells if its file is lost.
+        followed = bool(deleted) and number < LAST_NUMBER
+        name = write_part(self.storage, number, corpus, rows, deleted, last_names(names), followed=followed)
+        if followed:
             write_part(self.storage, number + 1, corpus, [], after=[name])
 
     def _feature_folders(self, dataset: str) -> list[str]:

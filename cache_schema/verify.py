@@ -10,12 +10,13 @@ from cache_schema.canonical import sha256_hex
 from cache_schema.commits import Commit, commit_key, commit_names, parse_commit, planned_segments, require_planned
 from cache_schema.errors import DamagedError, StoreError
 from cache_schema.group import Group, group_key, read_group
-from cache_schema.parts import Part, Samples, lost_names, part_key, part_names, read_part
+from cache_schema.part_names import lost_names, unfollowed_names
+from cache_schema.parts import Part, Samples, part_key, part_names, read_part
 from cache_schema.registry import unknown_name
 from cache_schema.storage import Storage
 from cache_schema.store import FeatureStore, feature_folders, split_folder
 
-Kind = Literal["part", "group", "commit", "data", "leftover"]
+Kind = Literal["part", "group", "commit", "data", "leftover", "unfinished"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Finding:
     Attributes:
         kind: a damaged part, feature document (group), commit or data file; or a leftover: what an interrupted
             writer left behind, or one at work has not committed yet. A leftover is never read and is no damage.
+            Unfinished: a deletion that is in force, but without the part that would tell if its file got lost; no
+            damage either.
         dataset: in which dataset; empty for the store's own folder.
         feature: the feature, as "hubert@0123456789abcdef"; None for samples.
         segment: the segment's name; None where it is about no single one.
@@ -41,8 +44,8 @@ class Finding:
 
     @property
     def damage(self) -> bool:
-        """Whether something is damaged; False for a leftover."""
-        return self.kind != "leftover"
+        """Whether something is damaged; False for what is left over or unfinished."""
+        return self.kind not in ("leftover", "unfinished")
 
     def as_json(self) -> dict[str, Any]:
         """Its attributes, and `damage`."""
@@ -51,7 +54,7 @@ class Finding:
     def __str__(self) -> str:
         place = "/".join(name for name in (self.dataset, self.feature) if name) or "the store"
         segment = f", segment {self.segment}" if self.segment else ""
-        return f"{'damage' if self.damage else 'leftover'}: {place}{segment}: {self.file}: {self.what}"
+        return f"{'damage' if self.damage else self.kind}: {place}{segment}: {self.file}: {self.what}"
 
 
 def verify(
@@ -120,6 +123,9 @@ def _verify_dataset(storage: Storage, dataset: str, feature: str | None, deep: b
             damaged.append(name)
             what = f"is missing; {later} was written after it"
             found.append(Finding("part", dataset, None, None, part_key(dataset, name), what))
+    for name in unfollowed_names(parts):
+        what = "the part after this deletion is missing: its writer was interrupted, or the part lost; `gc` writes it"
+        found.append(Finding("unfinished", dataset, None, None, part_key(dataset, name), what))
     for name in storage.temporary(f"samples/{dataset}"):
         found.append(_leftover(Finding("leftover", dataset, None, None, f"samples/{dataset}/{name}", "")))
     samples = Samples(tuple(parts))

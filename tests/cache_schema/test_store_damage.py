@@ -455,3 +455,21 @@ def test_a_lost_part_is_noticed_by_what_was_written_after_it(copy: Path, which: 
     write(store.writer("toy", spec(), PLAN))
     assert_intact(FeatureStore.open(copy))
     assert ("u1" in store.samples("toy")) == (which == 2)
+
+
+def test_a_deletion_whose_second_part_is_missing_holds_and_gc_finishes_it(copy: Path) -> None:
+    store = FeatureStore.open(copy, mode="a")
+    store.delete_samples("toy", ["u1"])
+    deletion, after = files_of(copy, "part")[-2:]
+    after.unlink()
+    assert "u1" not in FeatureStore.open(copy).samples("toy")
+    (finding,) = verify(FeatureStore.open(copy))
+    assert str(finding).startswith("unfinished: toy: ") and not finding.damage
+    assert finding.file == deletion.relative_to(copy).as_posix()
+    assert repair(store) == [] and gc(store) == [] and deletion.exists(), "its writer may be at work"
+    assert gc(store, older_than_hours=0) == [finding]
+    assert files_of(copy, "part")[-1].read_bytes() == (copy / "samples" / "toy" / after.name).read_bytes()
+    assert deletion.exists() and verify(store, deep=True) == []
+    after.unlink()
+    store.append_again("toy", ["u2"])
+    assert verify(store) == [], "any later part tells of it too"

@@ -259,7 +259,8 @@ def test_many_rows_make_one_small_part(tmp_path: Path) -> None:
 
 def test_there_is_no_part_after_the_last_number(tmp_path: Path) -> None:
     """Its name would have six digits, and no reader would list it."""
-    from cache_schema.parts import LAST_NUMBER, write_part
+    from cache_schema.part_names import LAST_NUMBER
+    from cache_schema.parts import write_part
 
     store = FeatureStore.open(tmp_path / "store", mode="a")
     write_part(store.storage, LAST_NUMBER, corpus(), utterances(2))
