@@ -33,7 +33,7 @@ from fuse.archs import ARCHS
 from fuse.board import Board
 from fuse.checkpoint import Checkpoint
 from fuse.data import Dataset, Selection, Splits, scales
-from fuse.loop import Epoch, Predictions, fit, predict, reproducible
+from fuse.loop import DivergedError, Epoch, Predictions, fit, predict, reproducible
 from fuse.model import Model
 from fuse.train_config import TrainConfig
 
@@ -142,6 +142,10 @@ def train_seed(job: Job, seed: int, fold: str, progress: Progress | None = None)
             model = new_model(job, splits.train).to(device)
             train, val = splits.train.to(device), splits.val.to(device)
             history = fit(model, train, val, job.training, seed, show, checkpoint)
+    except DivergedError as error:
+        if len(job.folds) == 1:
+            raise
+        raise DivergedError(f"{fold}: {error}") from error
     finally:
         if board is not None:
             board.close()

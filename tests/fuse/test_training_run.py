@@ -160,6 +160,14 @@ def test_a_failed_run_leaves_nothing(toy_store: Path, tmp_path: Path) -> None:
     with pytest.raises(DivergedError):
         run(toy_store, tmp_path, assignments=[*SMALL, "lr=1e30", "clip=null"], seeds=1)
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(DivergedError, match=r"^fold 1: Training diverged at seed 0, epoch 1, step \d+"):
+        run(
+            toy_store,
+            tmp_path,
+            assignments=[*SMALL, "lr=1e30", "clip=null"],
+            seeds=1,
+            protocol=Protocol(folds="kfold:dialogue:2"),
+        )
 
 
 def test_what_was_finished_is_kept_where_memory_or_disk_ran_out(toy_store: Path, tmp_path: Path) -> None:
