@@ -216,4 +216,4 @@ class StoreAsDict(RuleBasedStateMachine):
 
 
 class TestStoreAsDict(StoreAsDict.TestCase):  # type: ignore[misc]
-    settings = settings(max_examples=12, stateful_step_count=16, deadline=None, suppress_health_check=list(HealthCheck))
+    settings = settings(max_examples=8, stateful_step_count=16, deadline=None, suppress_health_check=list(HealthCheck))
