@@ -64,7 +64,7 @@ def drop(store: FeatureStore, finding: Finding) -> Finding:
         known = _replace_part(storage, finding.dataset, name)
         storage.delete(part_key(finding.dataset, name))
         if not known:
-            return replace(finding, what=f"{finding.what} {UNKNOWN_DELETIONS}")
+            return replace(finding, what=f"{finding.what.rstrip('.')}. {UNKNOWN_DELETIONS}")
     elif finding.kind == "group":
         storage.delete(finding.file)
     elif finding.segment is not None:
