@@ -125,16 +125,18 @@ class Samples:
 
     def changed(self, utterances: Sequence[Utterance]) -> list[Utterance]:
         """Those of `utterances` that are not among the samples, or are there with another value in some field."""
-        numbers = [self.numbers.get(u.id, -1) for u in utterances]
-        differ = np.array(numbers, np.int64) < 0
-        known = [(i, vars(utterances[i]), number) for i, number in enumerate(numbers) if number >= 0]
+        numbers = np.array([self.numbers.get(u.id, -1) for u in utterances], np.int64)
+        differ = numbers < 0
+        places = np.flatnonzero(~differ).tolist()
+        fields = [vars(utterances[place]) for place in places]
+        wanted = numbers[~differ]
+        in_order = np.array_equal(wanted, np.arange(len(self)))
         for name in Utterance.model_fields:
             stored = self.column(name)
-            ours = [fields[name] for _, fields, _ in known]
-            theirs = [stored[number] for _, _, number in known]
+            theirs = stored if in_order else [stored[number] for number in wanted.tolist()]
+            ours = [own[name] for own in fields]
             if ours != theirs:
-                triples = zip(known, ours, theirs, strict=True)
-                differ[[place for (place, _, _), our, their in triples if our != their]] = True
+                differ[[place for place, our, their in zip(places, ours, theirs, strict=True) if our != their]] = True
         return [utterances[i] for i in np.flatnonzero(differ).tolist()]
 
     def __len__(self) -> int:

@@ -96,6 +96,8 @@ class UtteranceTable(Sequence[Utterance]):
         if name not in table.column_names:
             return [{} if name in MAPS else None for _ in range(len(table))]
         column = table.column(name)
+        if column.null_count == len(column) and name not in MAPS:
+            return [None] * len(column)
         values: list[Any] = column.to_pylist()
         try:
             if name in MAPS:
