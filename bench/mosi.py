@@ -82,7 +82,7 @@ def trained(
         store, "mosi", arch, features=features, assignments=assignments, seeds=seeds, out=runs, workers=workers
     )
     test, val = result.test["accuracy"], result.val["accuracy"]
-    low, high = test["ci95"]
+    low, high = test["mean"] - test["ci95"], test["mean"] + test["ci95"]
     return Line(name, tuple(features), test["mean"], low, high, val["mean"], time.perf_counter() - begun)
 
 
