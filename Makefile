@@ -29,9 +29,10 @@ lint: $(INSTALLED)
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# make bench   ratios of extraction and of training against the plain way (minutes)
+# make bench   ratios of extraction, of the store and of training against the plain way (minutes)
 bench: $(INSTALLED)
 	$(BIN)/python -m bench.extract
+	$(BIN)/python -m bench.store
 	$(BIN)/python -m bench.fuse
 
 # make format  rewrites the sources in the house format
