@@ -125,17 +125,15 @@ def page(lines: Sequence[Line], regressions: Sequence[Line], seeds: int) -> str:
     for reference in regressions:
         rows.append(text_of(reference))
         rows += [text_of(line) for line in lines if line.modalities == reference.modalities]
-    below = [
-        line.name
-        for line in lines
-        for reference in regressions
-        if reference.modalities == line.modalities and line.high < reference.low
-    ]
+    pairs = [(line, r) for line in lines for r in regressions if r.modalities == line.modalities]
+    below = [line.name for line, reference in pairs if line.high < reference.low]
+    below_mean = [line.name for line, reference in pairs if line.high < reference.mean]
     return f"""# CMU-MOSI, polarity, utterance features
 
 `python -m bench.mosi FOLDER {seeds}`: accuracy on the 752 test utterances in per cent, mean over {seeds} seeds with its
 95% Student-t interval; for logistic regression (C chosen on validation) a bootstrap interval over the test utterances.
-T, S, V: text, speech, vision. Every model has its own defaults. {PUBLISHED}
+T, S, V: text, speech, vision. Every model has its own defaults.
+{PUBLISHED}
 
 The validation column says little: these text features come from a network that was trained on the labels of the train
 split, from which the validation part is cut.
@@ -144,7 +142,8 @@ split, from which the validation part is cut.
 |---|---|---|---|---|---|
 {chr(10).join(rows)}
 
-Models whose interval lies wholly below logistic regression's: {", ".join(below) or "none"}.
+Models whose interval lies wholly below logistic regression's: {", ".join(below) or "none"}; wholly below its accuracy:
+{", ".join(below_mean) or "none"}.
 """
 
 
