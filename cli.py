@@ -18,6 +18,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import verbs.fuse
+import verbs.report
 import verbs.store
 from cache_schema.errors import DataError, MerError, SettingsError, first_line
 from terminal import (
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 app.add_typer(verbs.store.app, name="store")
 app.add_typer(verbs.fuse.app, name="fuse")
+app.command("report")(verbs.report.report)
 
 
 # ---------------------------------------------------------------------------------------------------- stage one

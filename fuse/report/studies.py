@@ -1,0 +1,128 @@
+"""Folds and datasets of a run, and what `mer fuse robustness --json` and `mer fuse ablate --json` printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cache_schema.errors import MerError
+from fuse.report.evidence import Evidence
+from fuse.report.headline import spread_of
+from fuse.report.page import Block, Figure, Section, Side, Text
+from fuse.report.plot import COLOURS, DASHES, Plot, spread
+from fuse.report.tables import Table
+
+
+def parts(runs: Sequence[Evidence]) -> Section | None:
+    """Each fold's and each dataset's own test results, where there are several."""
+    blocks: list[Block] = []
+    for number, e in enumerate(runs, start=1):
+        found = e.run.metrics
+        folds = {f["name"]: f["test"] for f in found.get("folds", [])}
+        for what, named in (("fold", folds), ("dataset", found.get("by_dataset", {}))):
+            if named:
+                names = list(next(iter(named.values())))
+                rows = [[name, *(spread_of(each[m]) for m in names)] for name, each in named.items()]
+                caption = f"{e.name}: test results of each {what}, mean ± sd [95% interval] over the seeds"
+                blocks.append(Table(f"{what}s-{number}", caption, [what, *names], rows))
+    return Section("parts", "Folds and datasets", blocks) if blocks else None
+
+
+def read(paths: Sequence[str | Path]) -> list[tuple[str, dict[str, Any]]]:
+    """The studies in these files, with the files' names.
+
+    Raises:
+        MerError: one is not what `mer fuse robustness --json` or `mer fuse ablate --json` prints.
+    """
+    found = []
+    for path in map(Path, paths):
+        try:
+            document = json.loads(path.read_text("utf-8"))
+            _blocks(path.name, document, 0)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise MerError(
+                f"{path} is no study: give what `mer fuse robustness RUN --json` or `mer fuse ablate ... --json` printed "
+                f"({type(error).__name__})."
+            ) from error
+        found.append((path.name, document))
+    return found
+
+
+def section(studies: Sequence[tuple[str, dict[str, Any]]]) -> Section | None:
+    """All of them."""
+    blocks = [block for i, (name, s) in enumerate(studies, start=1) for block in _blocks(name, s, i)]
+    return Section("studies", "Robustness and ablations", blocks) if blocks else None
+
+
+def _blocks(name: str, study: dict[str, Any], number: int) -> list[Block]:
+    if "curves" in study:
+        return _robustness(study, number)
+    if "tables" in study:
+        return _ablation(study, number)
+    raise ValueError(name)
+
+
+def _robustness(study: dict[str, Any], number: int) -> list[Block]:
+    shares, curves = study["shares"], study["curves"]
+    metric = next(iter(next(iter(curves.values()))))
+    run = Path(study["run"]).name
+    what = f"{study['kind']} at {study['at']} time"
+    if study["noise"] is not None:
+        what += f", noise of {study['noise']:g} standard deviations"
+    rows = [[m, *(spread_of(p) for p in curve[metric])] for m, curve in curves.items()]
+    points = [p for curve in curves.values() for p in curve[metric]]
+    ends = [v for p in points for v in (p["mean"] - (p["sd"] or 0), p["mean"] + (p["sd"] or 0))]
+    described = "; ".join(
+        f"{m} from {c[metric][0]['mean']:.4f} to {c[metric][-1]['mean']:.4f}" for m, c in curves.items()
+    )
+    plot = Plot(
+        f"{metric} of {run} against the share of utterances that is {study['kind']}",
+        f"From {shares[0]:.0%} to {shares[-1]:.0%} of utterances: {described}.",
+        (min(shares), max(max(shares), min(shares) + 0.01)),
+        spread(ends),
+        f"share of utterances whose modality is {study['kind']}",
+        metric,
+        top=28,
+        width=520,
+    )
+    series = list(zip(curves.items(), COLOURS, DASHES * 2, strict=False))
+    for (_, curve), colour, dash in series:
+        plot.line(shares, [p["mean"] for p in curve[metric]], colour, dash)
+        for share, p in zip(shares, curve[metric], strict=True):
+            plot.dots([share], [p["mean"]], colour)
+            plot.line([share, share], [p["mean"] - (p["sd"] or 0), p["mean"] + (p["sd"] or 0)], colour, width=1)
+    plot.legend([(m, colour, dash) for (m, _), colour, dash in series])
+    caption = f"{run}: {metric}, {what}; mean and standard deviation over {len(study['seeds'])} seeds"
+    return [
+        Text(f"Robustness of {run}: {what}", "h3"),
+        Side([Figure(plot.svg(), f"{caption}.")]),
+        Table(f"robustness-{number}", f"{caption} [95%]", ["modality", *(f"{s:.0%}" for s in shares)], rows),
+    ]
+
+
+def _ablation(study: dict[str, Any], number: int) -> list[Block]:
+    blocks: list[Block] = [Text(f"Ablation of {study['arch']} on {study['dataset']}", "h3")]
+    for i, table in enumerate(study["tables"], start=1):
+        notes: list[str] = []
+        rows = [[row["name"], *(_cell(c, notes) for c in row["cells"])] for row in table["rows"]]
+        caption = f"{table['title']}: ours over {study['seeds']} seeds, in percent (the paper's)"
+        blocks.append(Table(f"ablation-{number}-{i}", caption, ["", *table["columns"]], rows))
+        blocks += [Text(note) for note in dict.fromkeys(notes)]
+    return blocks
+
+
+def _cell(cell: dict[str, Any], notes: list[str]) -> str:
+    paper = "" if cell["paper"] is None else f" ({100 * cell['paper']:.1f})"
+    if "why" in cell:
+        notes.append(f"–: {cell['why']}.")
+        return f"–{paper}"
+    ours, marks = cell["ours"], ""
+    if "same" in cell:
+        marks = "≡ "
+        notes.append(f"≡: coincides by construction with {cell['same']}, and was not run again.")
+    if "fewer" in cell:
+        notes.append(f"*: {cell['fewer']}.")
+    spread_ = "" if ours["sd"] is None else f" ± {100 * ours['sd']:.1f}"
+    return f"{marks}{100 * ours['mean']:.1f}{spread_}{'*' if 'fewer' in cell else ''}{paper}"

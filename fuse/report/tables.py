@@ -1,0 +1,106 @@
+"""A table of the report, as HTML, as CSV and as LaTeX."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    **{c: f"\\{c}" for c in "{}$&#%_"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "–": "--",
+    "→": r"$\to$",
+    "≡": r"$\equiv$",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose first column names its rows.
+
+    Attributes:
+        key: its name as a file, unique in a report.
+        caption: what it says, in plain text; so are all cells.
+        columns: one heading each.
+        rows: as many cells each as there are columns.
+    """
+
+    key: str
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def html(self) -> str:
+        """With its exports beside it; everything escaped."""
+        head = "".join(f'<th scope="col">{escape(c)}</th>' for c in self.columns)
+        body = "".join(
+            f'<tr><th scope="row">{escape(first)}</th>' + "".join(_cell(c) for c in rest) + "</tr>"
+            for first, *rest in self.rows
+        )
+        links = "".join(
+            f'<a download="{escape(self.key)}.{kind}" href="{_data(mime, text)}" '
+            f'aria-label="{escape(f"{self.caption}: as {name}")}">{name}</a>'
+            for kind, name, mime, text in (
+                ("csv", "CSV", "text/csv", self.csv()),
+                ("tex", "LaTeX", "application/x-tex", self.latex()),
+            )
+        )
+        return (
+            f'<div class="table"><div class="scroll" role="region" tabindex="0" aria-label="{escape(self.caption)}">'
+            f"<table><caption>{escape(self.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            f'</div><p class="export">{links}</p></div>'
+        )
+
+    def csv(self) -> str:
+        """Comma-separated; a text that a spreadsheet would take for a formula has an apostrophe before it."""
+        file = io.StringIO()
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(_harmless(c) for c in self.columns)
+        out.writerows([_harmless(c) for c in row] for row in self.rows)
+        return file.getvalue()
+
+    def latex(self) -> str:
+        """A table environment with the rules of booktabs."""
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_latex(self.caption)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
+            r"\toprule",
+            " & ".join(map(_latex, self.columns)) + r" \\",
+            r"\midrule",
+            *(" & ".join(map(_latex, row)) + r" \\" for row in self.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    number = ' class="n"' if re.match(r"[-+−–]?\d|–$|\[", text) else ""
+    return f"<td{number}>{escape(text)}</td>"
+
+
+def _data(mime: str, text: str) -> str:
+    return f"data:{mime};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
+
+
+def _harmless(text: str) -> str:
+    number = re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", text)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") and not number else text
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(c, c) for c in " ".join(text.split()))
