@@ -116,7 +116,7 @@ def weights(runs: Sequence[Evidence]) -> Section | None:
         return None
     note = (
         "What the architecture itself computes per utterance, as its predictions hold it. A weight is how much the "
-        "model mixes in, not proof of what a modality contributes: that is what the ablations and robustness curves measure."
+        "model mixes in, not proof of what a modality contributes: ablations and robustness curves measure that."
     )
     return Section("weights", "Modality weights and gates", [Text(note), *blocks])
 

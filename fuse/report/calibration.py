@@ -1,8 +1,8 @@
 """Whether probabilities mean what they say.
 
 The expected calibration error and the reliability diagram are those of Guo et al. 2017, "On Calibration of Modern
-Neural Networks": predictions in M bins of equal width by confidence; per bin how often they are right against how sure they
-are; their absolute difference, weighted by the share of predictions.
+Neural Networks": predictions in M bins of equal width by confidence; per bin how often they are right against how sure
+they are; their absolute difference, weighted by the share of predictions.
 
 Axes: N utterances, C classes, K predictions, M bins.
 """

@@ -93,7 +93,7 @@ def _heatmap(e: Evidence, table: Array, shares: Array) -> Figure:
             middle_y = y + side / 2 + (-1 if large else 4)
             body.append(text(x + side / 2 - 1, middle_y, f"{100 * shares[i, j]:.0f}%", "middle"))
             if large:
-                body.append(text(x + side / 2 - 1, middle_y + 15, str(table[i, j]), "middle", 'class="soft"'))
+                body.append(text(x + side / 2 - 1, middle_y + 15, str(table[i, j]), "middle", 'font-size="10.5"'))
     described = "; ".join(
         f"of {name}, " + ", ".join(f"{100 * shares[i, j]:.0f}% {other}" for j, other in enumerate(classes))
         for i, name in enumerate(classes)
@@ -154,5 +154,5 @@ def _diagram(e: Evidence, error: float) -> Figure:
         plot.bar(b / BINS, 0, (b + 1) / BINS, found.right[b], COLOURS[0], opacity)
     plot.straight(0, 0, 1, 1)
     plot.dots(found.confidence[filled].tolist(), found.right[filled].tolist(), COLOURS[1], 3)
-    caption = f"{e.name}: ECE {error:.4f}. Darker bars hold more predictions; on the dashed line lies who is as right as sure."
+    caption = f"{e.name}: ECE {error:.4f}. Darker bars hold more predictions; the dashed line is perfect calibration."
     return Figure(plot.svg(), caption)

@@ -142,7 +142,7 @@ def _read(name: str, run: Run) -> Evidence:
 def _drawn(run: Run, ids: Sequence[str]) -> dict[str, Array]:
     """What the predictions hold beside the target's own columns, of each fold where there are several."""
     classes = run.record.target.classes
-    own = {"id", "split"} | {p for p in ("target", "prediction")}
+    own = {"id", "split", "target", "prediction"}
     own |= {f"{p}_{c}" for p in ("target", "prediction", "probability") for c in classes}
     place = {id_: i for i, id_ in enumerate(ids)}
     found: dict[str, Array] = {}

@@ -25,8 +25,8 @@ def warnings(runs: Sequence[Evidence]) -> list[Block]:
             which = [f["name"] for f in {**record.features, **record.companions}.values() if f["random_weights"]]
             found.append(
                 Text(
-                    f"{e.name}: RANDOM WEIGHTS. The features {', '.join(which)} come from encoders with random weights. "
-                    "This is a trial of the pipeline; its numbers are no result.",
+                    f"{e.name}: RANDOM WEIGHTS. The features {', '.join(which)} come from encoders with random "
+                    "weights. This is a trial of the pipeline; its numbers are no result.",
                     "warn",
                 )
             )
@@ -59,6 +59,9 @@ def headline(runs: Sequence[Evidence]) -> Section:
         what = f"{target.name} ({target.kind})"
         caption = f"Test split, {what}: mean ± standard deviation [95% interval of the mean] over the seeds"
         blocks.append(Table(f"results-{number}", caption, ["run", "utterances", "seeds", *names], rows))
+        if any(_tested(e) != _tested(group[0]) for e in group):
+            why = "These runs were not all tested on the same utterances: their numbers cannot be set side by side."
+            blocks.append(Text(why, "warn"))
         blocks.append(_means(group, names[0]))
         long = []
         for e in group:
@@ -75,11 +78,15 @@ def headline(runs: Sequence[Evidence]) -> Section:
         blocks.append(Folded("Each number by itself, with validation and every seed", [every]))
     blocks.append(
         Text(
-            "sd is the sample standard deviation over the seeds; the interval is Student's t for their mean. It tells how "
-            "much the chance of training explains, and nothing of the choice of test utterances."
+            "sd is the sample standard deviation over the seeds; the interval is Student's t for their mean. It tells "
+            "how much the chance of training explains, and nothing of the choice of test utterances."
         )
     )
     return Section("results", "Results on the test split", blocks)
+
+
+def _tested(e: Evidence) -> dict[str, Any]:
+    return dict(zip(e.ids, e.truth.tolist(), strict=True))
 
 
 def _by_target(runs: Sequence[Evidence]) -> list[list[Evidence]]:
@@ -131,7 +138,7 @@ def compared(runs: Sequence[Evidence], draws: int = DRAWS) -> tuple[Section, lis
             pair = compare_runs(other.run.folder, first.run.folder, draws=draws) | pair
             pairs.append((other, pair))
         except DataError as error:
-            pair["refused"] = _named(str(error), (other, first))
+            pair["refused"] = f"{_named(str(error), (other, first))} First: {other.name}; second: {first.name}."
             blocks.append(Text(f"{other.name} is not compared with {first.name}. {pair['refused']}", "warn"))
         found.append(pair)
     if pairs:

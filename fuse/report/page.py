@@ -25,7 +25,7 @@ body{margin:0;background:var(--page);color:var(--text);font:16px/1.5 system-ui,s
 main,header,footer{max-width:68rem;margin:0 auto;padding:0 1.25rem}
 h1{font-size:1.7rem;margin:1.5rem 0 .25rem}h2{font-size:1.3rem;margin:2.75rem 0 .5rem;padding-top:.5rem;
 border-top:1px solid var(--line)}h3{font-size:1.05rem;margin:1.75rem 0 .4rem}h4{font-size:.95rem;margin:1.1rem 0 .3rem}
-h1,h2,h3,h4,td,th,li{overflow-wrap:anywhere}
+h1,h2,h3,h4,li{overflow-wrap:anywhere}
 p{margin:.4rem 0;max-width:50rem}a{color:var(--link)}.soft,figcaption{color:var(--soft);font-size:.9rem}
 :focus-visible{outline:3px solid var(--link);outline-offset:2px}
 .skip{position:absolute;left:-99rem}.skip:focus{left:1rem;top:1rem;background:var(--page);padding:.5rem;z-index:1}
@@ -36,14 +36,15 @@ nav ol{columns:16rem;padding-left:1.4rem;margin:.4rem 0}
 table{border-collapse:collapse;font-size:.88rem}caption{text-align:left;color:var(--soft);padding-bottom:.3rem}
 th,td{padding:.28rem .7rem .28rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
 thead th{border-bottom:2px solid var(--line);vertical-align:bottom}tbody th{font-weight:500}
-td,th{min-width:3.2rem}td.n{font-variant-numeric:tabular-nums;white-space:nowrap}
+td,th{min-width:3.2rem}td.n{font-variant-numeric:tabular-nums}td.n span{white-space:nowrap}
+.id{overflow-wrap:anywhere;min-width:11rem;font-family:monospace}
 .export{margin:.25rem 0 0;font-size:.8rem}.export a{margin-right:.9rem}
 .figures{display:flex;flex-wrap:wrap;gap:1rem 1.5rem;align-items:flex-start}
 figure{margin:.7rem 0;max-width:100%}figcaption{max-width:34rem}
 svg{display:block;max-width:100%;height:auto;color:var(--text);font:12px system-ui,sans-serif}
 svg text{fill:currentColor}svg .axis{stroke:currentColor;stroke-opacity:.55}svg .grid{stroke:currentColor;
 stroke-opacity:.13}svg .zero{stroke:currentColor;stroke-opacity:.6;stroke-dasharray:4 3}
-svg .soft{fill:var(--soft)}
+svg .soft{fill:var(--soft);font-size:12px}
 details{margin:.6rem 0}summary{cursor:pointer;font-weight:500;padding:.15rem 0}
 pre{background:var(--fill);border:1px solid var(--line);padding:.6rem .8rem;white-space:pre-wrap;overflow-wrap:anywhere;
 font-size:.85rem}dl{display:grid;grid-template-columns:minmax(8rem,max-content) 1fr;gap:.15rem 1rem;margin:.5rem 0}
@@ -151,7 +152,7 @@ def document(title: str, lead: Sequence[Block], sections: Sequence[Section], foo
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="referrer" content="no-referrer">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>"
         '<a class="skip" href="#content">Skip to the content</a>'
         f'<header><h1>{escape(title)}</h1><p class="soft">{escape(CAVEAT)}</p>{"".join(b.html() for b in lead)}'

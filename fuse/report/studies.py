@@ -43,8 +43,8 @@ def read(paths: Sequence[str | Path]) -> list[tuple[str, dict[str, Any]]]:
             _blocks(path.name, document, 0)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise MerError(
-                f"{path} is no study: give what `mer fuse robustness RUN --json` or `mer fuse ablate ... --json` printed "
-                f"({type(error).__name__})."
+                f"{path} is no study: give what `mer fuse robustness RUN --json` or `mer fuse ablate ... --json` "
+                f"printed ({type(error).__name__})."
             ) from error
         found.append((path.name, document))
     return found

@@ -89,8 +89,13 @@ class Table:
 
 
 def _cell(text: str) -> str:
-    number = ' class="n"' if re.match(r"[-+−–]?\d|–$|\[", text) else ""
-    return f"<td{number}>{escape(text)}</td>"
+    """Numbers break before their interval alone, digests anywhere."""
+    if re.fullmatch(r"[0-9a-f]{64}", text):
+        return f'<td class="id">{text}</td>'
+    if re.match(r"[-+−–]?\d|–$|\[", text):
+        pieces = [f"<span>{escape(piece)}</span>" for piece in re.split(r" (?=\[)", text)]
+        return f'<td class="n">{" ".join(pieces)}</td>'
+    return f"<td>{escape(text)}</td>"
 
 
 def _data(mime: str, text: str) -> str:
