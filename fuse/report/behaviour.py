@@ -10,12 +10,13 @@ from fuse import metrics
 from fuse.metrics import Array
 from fuse.report.evidence import Evidence, History
 from fuse.report.headline import plain, spread_of
-from fuse.report.page import Block, Figure, Section, Side, Text
+from fuse.report.page import Block, Figure, Folded, Section, Side, Text
 from fuse.report.plot import COLOURS, DASHES, Plot, spread
 from fuse.report.tables import Table
 
 MODALITIES = ("text", "speech", "vision")
 MOST_DOTS = 2000
+MOST_ROWS = 8
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -37,7 +38,8 @@ def curves(runs: Sequence[Evidence]) -> Section:
                     ]
                 )
             )
-        blocks.append(_kept(e, number, metric))
+        kept = _kept(e, number, metric)
+        blocks.append(kept if len(kept.rows) <= MOST_ROWS else Folded(kept.caption, [kept]))
     note = "A line per training (seed and fold); the dot is the epoch that was kept, chosen on validation alone."
     return Section("curves", "Learning curves", [Text(note), *blocks])
 

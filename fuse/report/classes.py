@@ -145,8 +145,8 @@ def _diagram(e: Evidence, error: float) -> Figure:
         (0.0, 1.0),
         "probability of the predicted class" if e.target.kind == "classification" else "probability of a label",
         "share that is right" if e.target.kind == "classification" else "share that is there",
-        width=350,
-        height=330,
+        width=330,
+        height=312,
     )
     most = found.count.max()
     for b in filled:

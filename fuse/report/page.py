@@ -40,7 +40,7 @@ td,th{min-width:3.2rem}td.n{font-variant-numeric:tabular-nums}td.n span{white-sp
 .id{overflow-wrap:anywhere;min-width:11rem;font-family:monospace}
 .export{margin:.25rem 0 0;font-size:.8rem}.export a{margin-right:.9rem}
 .figures{display:flex;flex-wrap:wrap;gap:1rem 1.5rem;align-items:flex-start}
-figure{margin:.7rem 0;max-width:100%}figcaption{max-width:34rem}
+figure{margin:.7rem 0;max-width:100%}figcaption{max-width:38rem}.figures figcaption{max-width:20.5rem}
 svg{display:block;max-width:100%;height:auto;color:var(--text);font:12px system-ui,sans-serif}
 svg text{fill:currentColor}svg .axis{stroke:currentColor;stroke-opacity:.55}svg .grid{stroke:currentColor;
 stroke-opacity:.13}svg .zero{stroke:currentColor;stroke-opacity:.6;stroke-dasharray:4 3}

@@ -45,7 +45,7 @@ def spread(values: Sequence[float], margin: float = 0.06) -> tuple[float, float]
     """A range in which all finite values lie, never empty."""
     finite = [v for v in values if math.isfinite(v)] or [0.0, 1.0]
     low, high = min(finite), max(finite)
-    room = (high - low) * margin or max(abs(low) * 0.05, 1e-3)
+    room = (high - low) * margin or max(abs(low) * 0.01, 1e-3)
     return low - room, high + room
 
 

@@ -41,7 +41,7 @@ def read(paths: Sequence[str | Path]) -> list[tuple[str, dict[str, Any]]]:
         try:
             document = json.loads(path.read_text("utf-8"))
             _blocks(path.name, document, 0)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration) as error:
             raise MerError(
                 f"{path} is no study: give what `mer fuse robustness RUN --json` or `mer fuse ablate ... --json` "
                 f"printed ({type(error).__name__})."
