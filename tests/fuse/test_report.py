@@ -198,7 +198,7 @@ def test_folds_have_a_table_and_a_command(toy_store: Path, tmp_path: Path) -> No
 
 
 def test_the_command_makes_the_same_run(finished: Result, tmp_path: Path) -> None:
-        text, _ = command(load_run(finished.run))
+    text, _ = command(load_run(finished.run))
     assert text is not None
     done = CliRunner().invoke(cli.app, [*shlex.split(text)[1:], "--out", str(tmp_path), "--jobs", "1", "--json"])
     assert done.exit_code == 0, done.output
