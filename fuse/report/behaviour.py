@@ -157,7 +157,8 @@ def _boxes(e: Evidence, family: str, names: Sequence[str]) -> Figure:
         left=110,
         rows=labels,
     )
-    for row, (q, colour) in enumerate(zip(ends.values(), COLOURS * len(ends), strict=False)):
+    for row, (q, label) in enumerate(zip(ends.values(), labels, strict=True)):
+        colour = COLOURS[MODALITIES.index(label) if label in MODALITIES else 0]
         plot.line([q[0], q[4]], [row, row], colour)
         plot.bar(q[1], row - 0.28, q[3], row + 0.28, colour)
         plot.line([q[2], q[2]], [row - 0.28, row + 0.28], colour, width=3)
@@ -246,7 +247,7 @@ def hardest(runs: Sequence[Evidence], most: int) -> Section:
         if e.target.kind == "multilabel":
             kind = "-log p of the truth, nats, mean over labels"
         columns = ["utterance", "truth", "predictions", "mean loss", "least loss of a seed"]
-        caption = f"{e.name}: the {len(rows)} test utterances with the highest loss ({kind}), mean over the seeds"
+        caption = f"{e.name}: test utterances by loss ({kind}), highest mean over the seeds first"
         blocks.append(Table(f"hardest-{number}", caption, columns, rows))
     return Section("hardest", "Hardest utterances", blocks)
 

@@ -52,6 +52,9 @@ def headline(runs: Sequence[Evidence]) -> Section:
     for number, group in enumerate(_by_target(runs), start=1):
         target = group[0].target
         names = [m for m in metrics.names(target) if all(m in e.run.metrics["test"] for e in group)]
+        if any(_tested(e) != _tested(group[0]) for e in group):
+            why = "These runs were not all tested on the same utterances: their numbers cannot be set side by side."
+            blocks.append(Text(why, "warn"))
         rows = [
             [e.name, str(len(e.ids)), str(len(e.seen)), *(spread_of(e.run.metrics["test"][m]) for m in names)]
             for e in group
@@ -59,9 +62,6 @@ def headline(runs: Sequence[Evidence]) -> Section:
         what = f"{target.name} ({target.kind})"
         caption = f"Test split, {what}: mean ± standard deviation [95% interval of the mean] over the seeds"
         blocks.append(Table(f"results-{number}", caption, ["run", "utterances", "seeds", *names], rows))
-        if any(_tested(e) != _tested(group[0]) for e in group):
-            why = "These runs were not all tested on the same utterances: their numbers cannot be set side by side."
-            blocks.append(Text(why, "warn"))
         blocks.append(_means(group, names[0]))
         long = []
         for e in group:

@@ -9,9 +9,9 @@ from html import escape
 from fuse.report.tables import Table
 
 CAVEAT = (
-    "The labels are what annotators, actors or the people recorded said, not what anybody felt. The numbers "
-    "describe agreement with those labels on the test utterances named under provenance, and nothing beyond them; they "
-    "are no ground for a decision about a person."
+    "Emotion labels are judgements of what was expressed, or what actors were asked to play; nobody measured what "
+    "anybody felt. The numbers below say how far a model agrees with such labels on the test utterances named under "
+    "provenance, and nothing beyond them. They are no ground for a decision about a person."
 )
 
 STYLE = """
@@ -35,7 +35,7 @@ nav ol{columns:16rem;padding-left:1.4rem;margin:.4rem 0}
 .table{margin:.9rem 0 1.2rem}.scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:.88rem}caption{text-align:left;color:var(--soft);padding-bottom:.3rem}
 th,td{padding:.28rem .7rem .28rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
-thead th{border-bottom:2px solid var(--line);vertical-align:bottom}tbody th{font-weight:500}
+thead th{border-bottom:2px solid var(--line);vertical-align:bottom}tbody th{font-weight:500;min-width:7rem}
 td,th{min-width:3.2rem}td.n{font-variant-numeric:tabular-nums}td.n span{white-space:nowrap}
 .id{overflow-wrap:anywhere;min-width:11rem;font-family:monospace}
 .export{margin:.25rem 0 0;font-size:.8rem}.export a{margin-right:.9rem}

@@ -72,7 +72,7 @@ class Plot:
         y_label: str = "",
         width: float = 430,
         height: float = 290,
-        left: float = 56,
+        left: float = 64,
         bottom: float = 44,
         top: float = 14,
         right: float = 14,

@@ -82,14 +82,24 @@ def _tables(e: Evidence, number: int) -> list[Block]:
         for fold in record.folds or [{"name": OFFICIAL, "splits": record.splits}]
         for split, p in fold["splits"].items()
     ]
-    splits = Table(f"splits-{number}", f"{e.name}: splits", ["split", "utterances", "sha256 of ids", "of labels"], cut)
+    splits = Table(
+        f"splits-{number}", f"{e.name}: splits", ["split", "utterances", "sha256 of ids", "sha256 of labels"], cut
+    )
+    rows = [
+        [f"{fold['name']}, {split}", where, digest]
+        for fold in record.folds
+        for split, p in fold["splits"].items()
+        for where, digest in p.get("rows", {}).items()
+    ]
+    read = Table(f"rows-{number}", f"{e.name}: the feature rows read", ["split", "input", "sha256 of the rows"], rows)
     settings = [
         [name, json.dumps(value, ensure_ascii=False), kind]
         for kind, values in (("architecture", record.config), ("training", record.training))
         for name, value in values.items()
     ]
     every = Table(f"settings-{number}", f"{e.name}: every setting", ["setting", "value", "of"], settings)
-    return [features, splits, Folded(f"All settings of {e.name}", [every])]
+    digests = [Folded(f"Digests of the feature rows of {e.name}", [read])] if rows else []
+    return [features, splits, *digests, Folded(f"All settings of {e.name}", [every])]
 
 
 def given(record: RunRecord) -> str:
