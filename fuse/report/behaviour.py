@@ -70,7 +70,7 @@ def _lines(histories: Sequence[History], title: str, what: str, series: Sequence
             if best is not None:
                 plot.dots([h.columns["epoch"][best]], [h.columns[name][best]], colour, 3)
     plot.legend([(label, c, d) for (_, label), c, d in zip(series, COLOURS, DASHES, strict=False)])
-    return Figure(plot.svg(), f"{what} of {len(histories)} trainings.")
+    return Figure(plot.svg(), f"{title}: {what} of {len(histories)} trainings.")
 
 
 def _kept(e: Evidence, number: int, metric: str) -> Table:

@@ -87,7 +87,7 @@ def _heatmap(e: Evidence, table: Array, shares: Array) -> Figure:
             x, y = left + side * j, top + side * i
             body.append(
                 f'<rect x="{x:.1f}" y="{y:.1f}" width="{side - 2:.1f}" height="{side - 2:.1f}" '
-                f'style="fill:var(--s1)" fill-opacity="{0.03 + 0.62 * shares[i, j]:.3f}"/>'
+                f'style="fill:var(--heat)" fill-opacity="{0.03 + 0.62 * shares[i, j]:.3f}"/>'
             )
             large = side >= 44
             middle_y = y + side / 2 + (-1 if large else 4)

@@ -79,7 +79,8 @@ def headline(runs: Sequence[Evidence]) -> Section:
     blocks.append(
         Text(
             "sd is the sample standard deviation over the seeds; the interval is Student's t for their mean. It tells "
-            "how much the chance of training explains, and nothing of the choice of test utterances."
+            "how much the chance of training explains, and nothing of the choice of test utterances. With two or "
+            "three seeds it is wide, and can reach beyond what the metric can be."
         )
     )
     return Section("results", "Results on the test split", blocks)

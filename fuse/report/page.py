@@ -16,10 +16,10 @@ CAVEAT = (
 
 STYLE = """
 :root{color-scheme:light dark;--page:#fff;--text:#1b1f24;--soft:#57606a;--line:#d5dae0;--fill:#f5f7f9;--link:#0a58ca;
---warn:#fff4d6;--warnline:#b98900;--s1:#1f6fb8;--s2:#c2510c;--s3:#2b8a4b;--s4:#8a4fbf;--s5:#a67a00;--s6:#c22f6d}
+--warn:#fff4d6;--warnline:#b98900;--s1:#1f6fb8;--s2:#c2510c;--s3:#2b8a4b;--s4:#8a4fbf;--s5:#a67a00;--s6:#c22f6d;--heat:#1f6fb8}
 @media(prefers-color-scheme:dark){:root{--page:#14181d;--text:#e4e8ec;--soft:#a2acb6;--line:#38414a;--fill:#1d232a;
 --link:#7db4ff;--warn:#3a2f10;--warnline:#d9ab2b;--s1:#6cb2f0;--s2:#f2935a;--s3:#69c98a;--s4:#c19af0;--s5:#dfb748;
---s6:#f285b0}}
+--s6:#f285b0;--heat:#2f6ea8}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--text);font:16px/1.5 system-ui,sans-serif}
 main,header,footer{max-width:68rem;margin:0 auto;padding:0 1.25rem}

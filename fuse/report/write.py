@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,10 +81,12 @@ def write(
 
 
 def _save(out: Path, page: str, folder: Path | None, sections: Sequence[Section]) -> list[str]:
-    files = []
+    files: list[str] = []
+    temporary = out.with_name(f".{out.name}.new")
     try:
+        if out.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder", str(out))
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = out.with_name(f".{out.name}.new")
         temporary.write_text(page, "utf-8")
         temporary.replace(out)
         if folder is not None:

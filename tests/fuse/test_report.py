@@ -235,6 +235,8 @@ def test_the_verb(finished: Result, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MerError, match="cannot be written there"):
         write([finished.run], tmp_path / "file" / "r.html")
+    with pytest.raises(MerError, match="it is a folder"):
+        write([finished.run], tmp_path)
     with pytest.raises(MerError, match="is no run"):
         write([tmp_path], tmp_path / "r.html")
 
