@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -108,6 +108,8 @@ def weights(runs: Sequence[Evidence]) -> Section | None:
             columns = ["quantity", "mean over utterances", *(f"{q:.0%}" for q in QUANTILES), "not finite"]
             caption = f"{e.name}: on test; mean ± sd [95%] over the seeds, quantiles of utterances and seeds pooled"
             blocks.append(Table(f"weights-{number}", caption, columns, rows))
+        if measured and e.target.kind == "classification":
+            blocks.append(_by_class(e, measured, number))
         for name in sorted(counted):
             which, counts = np.unique(_finite(e.drawn[name]).astype(int), return_counts=True)
             order = np.argsort(-counts, kind="stable")[:10]
@@ -121,6 +123,15 @@ def weights(runs: Sequence[Evidence]) -> Section | None:
         "model mixes in, not proof of what a modality contributes: ablations and robustness curves measure that."
     )
     return Section("weights", "Modality weights and gates", [Text(note), *blocks])
+
+
+def _by_class(e: Evidence, measured: Mapping[str, Array], number: int) -> Table:
+    rows = []
+    for name, values in measured.items():
+        each = [_finite(values[:, e.truth == c]) for c in range(len(e.target.classes))]
+        rows.append([name, *(f"{v.mean():.4g}" if len(v) else "–" for v in each)])
+    caption = f"{e.name}: means by true class, test utterances and seeds pooled"
+    return Table(f"weights-by-class-{number}", caption, ["quantity", *e.target.classes], rows)
 
 
 def _file(name: str) -> str:

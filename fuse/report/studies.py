@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cache_schema.errors import MerError
+from cache_schema.errors import MerError, first_line
 from fuse.report.evidence import Evidence
 from fuse.report.headline import spread_of
 from fuse.report.page import Block, Figure, Section, Side, Text
@@ -39,9 +39,13 @@ def read(paths: Sequence[str | Path]) -> list[tuple[str, dict[str, Any]]]:
     found = []
     for path in map(Path, paths):
         try:
-            document = json.loads(path.read_text("utf-8"))
+            text = path.read_text("utf-8")
+        except (OSError, ValueError) as error:
+            raise MerError(f"{path} cannot be read as a study ({first_line(error)}).") from error
+        try:
+            document = json.loads(text)
             _blocks(path.name, document, 0)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, StopIteration) as error:
             raise MerError(
                 f"{path} is no study: give what `mer fuse robustness RUN --json` or `mer fuse ablate ... --json` "
                 f"printed ({type(error).__name__})."

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 import cli
 from cache_schema.errors import DamagedError, DataError, MerError, SettingsError
 from cache_schema.samples import Target
+from fuse import run_files
 from fuse.loop import Predictions
 from fuse.protocols import Protocol
 from fuse.report.calibration import BINS, brier, certainty, reliability
@@ -127,6 +128,12 @@ def test_one_run_shows_what_it_recorded(finished: Result, tmp_path: Path) -> Non
     each = [s.tables["test"]["confusion"] for s in finished.seeds]
     counts = [[int(cell.split()[0]) for cell in row[1:]] for row in rows[1:]]
     assert counts == np.sum(each, axis=0).tolist()
+    seen = run_files.read_predictions(finished.run / "seed-0" / "predictions.parquet", "test").to_pylist()
+    seen += run_files.read_predictions(finished.run / "seed-1" / "predictions.parquet", "test").to_pylist()
+    by_class = list(csv.DictReader(io.StringIO((tmp_path / "tables" / "weights-by-class-1.csv").read_text("utf-8"))))
+    mean = np.mean([row["alpha_text"] for row in seen if row["target"] == "joy"])
+    (shown,) = [float(row["joy"]) for row in by_class if row["quantity"] == "alpha_text"]
+    assert shown == pytest.approx(mean, rel=1e-3)
     hard = list(csv.DictReader(io.StringIO((tmp_path / "tables" / "hardest-1.csv").read_text("utf-8"))))
     losses = [float(row["mean loss"]) for row in hard]
     assert len(hard) == 3 and losses == sorted(losses, reverse=True)
@@ -221,6 +228,8 @@ def test_studies_are_read_and_anything_else_is_refused(finished: Result, tmp_pat
     write([finished.run], tmp_path / "r.html", study_files=files)
     page = sound(tmp_path / "r.html")
     assert "studies" in page.ids and "≡ 50.0 ± 10.0 (61.0)" in page.words and "no vision in the store" in page.words
+    with pytest.raises(MerError, match="cannot be read as a study"):
+        write([finished.run], tmp_path / "r.html", study_files=[tmp_path / "none.json"])
     for wrong in ("{}", "[]", "no json", '{"curves": {}, "shares": []}'):
         files[0].write_text(wrong, "utf-8")
         with pytest.raises(MerError, match="is no study"):
