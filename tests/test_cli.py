@@ -7,14 +7,16 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import cli
+from extract.random_weights import make_random_checkpoint
 
 COUNTS = {"name", "fingerprint", "samples", "written", "skipped", "failed", "encoded"}
 
@@ -32,40 +34,46 @@ class Finished:
         return json.loads(self.out)
 
 
-@pytest.fixture
-def mer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def run(*words: str | Path) -> Finished:
     """Runs a command line within this process."""
     handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def run(*words: str | Path) -> Finished:
-        monkeypatch.setattr(sys, "argv", ["mer", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
+    out, err, before = StringIO(), StringIO(), sys.argv
+    sys.argv = ["mer", *map(str, words)]
+    try:
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stopped:
             cli.main()
-        out, err = capsys.readouterr()
-        return Finished(int(stopped.value.code or 0), out, err)
+    finally:
+        sys.argv = before
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return Finished(int(stopped.value.code or 0), out.getvalue(), err.getvalue())
 
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+
+@pytest.fixture
+def mer() -> Any:
+    """The command line, as a function of its words."""
+    return run
 
 
 @pytest.fixture(scope="session")
-def trained(small_corpus: Path, small_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def trained(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A store and a run of two seeds, made by the commands."""
     folder = tmp_path_factory.mktemp("trained")
-    store, runs = folder / "store", folder / "runs"
-    extract = ["extract", "--dataset", "meld", "--root", small_corpus, "--store", store, "--weights", small_weights]
+    store, runs, weights = folder / "store", folder / "runs", folder / "weights"
+    for name in ("roberta", "resnet"):
+        make_random_checkpoint(name, weights / name, "small", seed=0)
+    extract = ["extract", "--dataset", "meld", "--root", small_corpus, "--store", store, "--weights", weights]
     train = ["fuse", "train", "--arch", "hff", "--dataset", "meld", "--store", store, "--out", runs, "--seeds", "2"]
     train += ["--set", "steps=2", "--set", "layers=1", "--set", "max_epochs=2", "--jobs", "1", "--json"]
     for words in ([*extract, "--encoders", "roberta,mfcc,resnet"], train):
-        done = subprocess.run([sys.executable, "-m", "cli", *map(str, words)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    return store, Path(json.loads(done.stdout)["run"])
+        done = run(*words)
+        assert done.code == 0, done.err
+    return store, Path(done.json["run"])
 
 
-def test_extract_prints_the_contracts_json(mer: Any, small_corpus: Path, small_weights: Path, tmp_path: Path) -> None:
+def test_extract_prints_the_contracts_json(mer: Any, small_corpus: Path, tmp_path: Path) -> None:
     words = ["extract", "--dataset", "meld", "--root", small_corpus, "--store", tmp_path / "s"]
-    done = mer(*words, "--weights", small_weights, "--encoders", "mfcc", "--json")
+    done = mer(*words, "--encoders", "mfcc", "--json")
     assert done.code == 0
     assert {"dataset", "store", "features", "seconds"} <= set(done.json)
     (feature,) = done.json["features"]
