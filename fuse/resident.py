@@ -107,7 +107,8 @@ def choose_features(
     modalities: Sequence[str] | None,
     features: Mapping[str, str],
 ) -> dict[str, Feature]:
-    """The feature of each modality, in the order of `prefers`."""
+    """The feature of each modality, in the order of `prefers`: the one that is named, the first that is preferred, or
+    the only one that there is."""
     for name in [*(modalities or ()), *features]:
         if name not in prefers:
             raise SettingsError(unknown_name("modality of this architecture", name, list(prefers)))
@@ -121,7 +122,8 @@ def choose_features(
             continue
         beside = set(BESIDE) - set(preferred)
         known = {spec.feature for spec in there if spec.modality == modality and spec.feature not in beside}
-        wanted = features.get(modality) or next((name for name in preferred if name in known), None)
+        only = next(iter(known)) if len(known) == 1 else None
+        wanted = features.get(modality) or next((name for name in preferred if name in known), only)
         if wanted is None:
             if modalities is not None or known:
                 found = f"it has {', '.join(sorted(known))}: choose with --features" if known else "it has none"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_corpus import CLASSES, TARGETS, load, rows_of, utterances
+from toy_corpus import CLASSES, TARGETS, load, rows_of, spec, utterances
 
 from cache_schema.errors import DataError, MissingFeature, SettingsError
 from cache_schema.rows import Absent
@@ -159,6 +159,17 @@ def test_modalities_are_those_of_the_store_unless_chosen(make_store: Build, toy_
     assert load(toy_store, "toy", PREFERS, modalities=["vision", "text"])[0].train.modalities == ("text", "vision")
     with pytest.raises(SettingsError, match="mer extract"):
         load(make_store(modalities=()), "toy", PREFERS)
+
+
+def test_the_only_feature_of_a_modality_is_read_and_of_two_others_none(make_store: Build) -> None:
+    path = make_store(modalities=("text", "vision"))
+    others = {**PREFERS, "vision": ("clip",)}
+    assert load(path, "toy", others)[1].features["vision"]["name"] == "resnet"
+    store = FeatureStore.open(path, mode="a")
+    store.writer("toy", spec("vision", feature="vit"))
+    with pytest.raises(SettingsError, match="no clip feature for vision; it has resnet, vit: choose with --features"):
+        load(path, "toy", others)
+    assert load(path, "toy", others, features={"vision": "resnet"})[1].features["vision"]["name"] == "resnet"
 
 
 def test_targets_of_every_kind(toy_store: Path) -> None:
