@@ -138,7 +138,7 @@ T, S, V: text, speech, vision. Every model has its own defaults.
 The validation column says little: these text features come from a network that was trained on the labels of the train
 split, from which the validation part is cut.
 
-Not clean of the test split: `steps` and `patience` of of-cmaer-cat (its paper gives neither; they are hff's now) and the
+Not clean of the test split: `steps` and `patience` of of-cmaer-cat (its paper gives neither; now those of hff) and the
 gated mixture as late-fusion's default (the best of the three on validation) were set when test figures had been seen.
 
 | model | modalities | test | 95% interval | validation | seconds |
