@@ -13,6 +13,8 @@ SCHEMA_VERSION = 1
 
 Modality = Literal["text", "speech", "vision", "physiology"]
 MODALITIES: tuple[Modality, ...] = ("text", "speech", "vision", "physiology")
+MASK = "there"
+"""Name of the sibling, bool with an empty tail, that says at which frames there is anything, a face, say."""
 Dtype = Literal["float16", "float32", "uint8", "int32", "bool"]
 
 

@@ -6,6 +6,7 @@ The same model gives command-line validation, `mer fuse show`, the docs and the 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -32,6 +33,10 @@ class Spec(BaseModel):
             for name, field in type(self).model_fields.items()
             if field.is_required() or getattr(self, name) != field.get_default(call_default_factory=True)
         }
+
+    def at_default(self, names: Collection[str]) -> Self:
+        """A copy with these fields at their defaults."""
+        return self.model_copy(update={name: type(self).model_fields[name].default for name in names})
 
     @classmethod
     def parse(cls, values: dict[str, Any], where: str) -> Self:

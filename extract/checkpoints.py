@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from typing import Any
 
 from cache_schema.canonical import canonical_bytes, sha256_hex
 from cache_schema.errors import SettingsError, first_line
+from extract.cache import cache_folder
 from extract.encoders import ENCODERS
 from extract.random_weights import MARKER, make_random_checkpoint
 
@@ -274,8 +274,7 @@ def _not_at_hand(encoder: str, hub: HubCheckpoint) -> str:
 
 def _drawn(encoder: str, size: str, seed: int = 0) -> Path:
     """The folder of drawn weights in mer's cache, made at the first call."""
-    base = Path(os.environ.get("MER_CACHE") or Path.home() / ".cache" / "mer")
-    folder = base / "random" / f"{encoder}-{size}-{seed}"
+    folder = cache_folder() / "random" / f"{encoder}-{size}-{seed}"
     if not (folder / MARKER).is_file():
         make_random_checkpoint(encoder, folder, size, seed)
     return folder

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from cache_schema.canonical import canonical_bytes, sha256_hex
 from cache_schema.errors import SettingsError, first_line
+from extract.cache import cache_folder
 
 VERSION = 1
 """Raised whenever a change of code changes which face is taken, its numbers or its square."""
@@ -154,8 +155,7 @@ def face_model() -> Path:
         SettingsError: it is not there; the line says where to get it.
     """
     given = os.environ.get("MER_FACE_MODEL")
-    cache = Path(os.environ.get("MER_CACHE") or Path.home() / ".cache" / "mer")
-    path = Path(given).expanduser() if given else cache / MODEL
+    path = Path(given).expanduser() if given else cache_folder() / MODEL
     if not path.is_file():
         raise SettingsError(
             f"Faces need MediaPipe's {MODEL}, and {path} is not there. Fetch {MODEL_URL} and put it there, or name it "

@@ -304,6 +304,7 @@ class FacePictures:
         self._fps, self._sizes = fps, sizes
         self._found: list[list[Face]] = []
         self._waiting: list[tuple[NDArray[np.uint8], int]] = []
+        self._bytes = 0
         self._squares = WholePictures(sizes)
 
     def add(self, whole: NDArray[np.uint8], ticks: int) -> None:
@@ -315,7 +316,8 @@ class FacePictures:
         self._found += [find_faces(whole)] * ticks
         if self._sizes and not self.too_many:
             self._waiting.append((whole, ticks))
-            if sum(picture.nbytes for picture, _ in self._waiting) > self.MOST_BYTES:
+            self._bytes += whole.nbytes
+            if self._bytes > self.MOST_BYTES:
                 self.too_many, self._waiting = True, []
 
     def finish(self) -> dict[int, NDArray[np.uint8]]:

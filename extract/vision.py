@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_schema.errors import SettingsError
-from cache_schema.feature_spec import ArraySpec
+from cache_schema.feature_spec import MASK, ArraySpec
 from cache_schema.rows import Failed, Row
 from extract import faces
 from extract.checkpoints import Checkpoint
 from extract.encoder import Clip, FrameRequest, VisionConfig
 from extract.frozen import inference, stored
 
-THERE = ArraySpec(name="there", dtype="bool", tail=())
+THERE = ArraySpec(name=MASK, dtype="bool", tail=())
 """Whether a face was found in the frame."""
 
 

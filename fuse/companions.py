@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache_schema.errors import DataError, SettingsError
+from cache_schema.feature_spec import MASK
 from fuse.arch import Companion
 from fuse.data import Dataset, Laid
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from cache_schema.feature import Feature
     from cache_schema.store import FeatureStore
 
-SIBLING = {"words": "offsets", "time": "there"}
+SIBLING = {"words": "offsets", "time": MASK}
 """What is read beside `values`, by how a companion is joined."""
 BESIDE = ("words", "landmarks")
 """Features that describe others' frames: a modality is not there because of them, nor is it read unless asked for."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cache_schema.errors import DataError, SettingsError
+from cache_schema.feature_spec import MASK
 from cache_schema.registry import unknown_name
 from cache_schema.samples import SPLITS, Corpus, Split, Target, Utterance
 from fuse.companions import BESIDE, Sources, require_extracted, with_companions
@@ -20,9 +21,6 @@ from fuse.data import Dataset
 if TYPE_CHECKING:
     from cache_schema.feature import Feature
     from cache_schema.store import FeatureStore
-
-MASK = "there"
-"""The sibling of a feature that says at which frames there is anything: a face, say. The other frames are left out."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cache_schema.feature_spec import ArraySpec, FeatureSpec, Modality
+from cache_schema.feature_spec import MASK, ArraySpec, FeatureSpec, Modality
 from cache_schema.rows import Row
 from extract.encoder import Clip, FrameRequest, Languages, Needs, VisionConfig
 from extract.vision import face_assets, with_mask
@@ -82,4 +82,4 @@ class Encoder:
             there = clip.faces[self.request.fps].there
             values = clip.frames[self.request].copy()
             values[~there] = 0
-            yield {"values": values, "there": there}
+            yield {"values": values, MASK: there}

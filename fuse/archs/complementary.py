@@ -216,7 +216,7 @@ def canonical(config: Config, modalities: tuple[str, ...]) -> Config:
         idle |= {"gat", "gat_heads"}
     if config.experts == 1:
         idle |= {"balance"}
-    return config.model_copy(update={name: Config.model_fields[name].default for name in idle})
+    return config.at_default(idle)
 
 
 class Complementary(Architecture):

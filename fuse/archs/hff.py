@@ -200,7 +200,7 @@ def canonical(config: Config, modalities: tuple[str, ...]) -> Config:
         idle |= {"text_pool"}
     if "speech" not in modalities:
         idle |= {"speech_channels", "speech_pool", "speech_width"}
-    return config.model_copy(update={name: Config.model_fields[name].default for name in idle})
+    return config.at_default(idle)
 
 
 class HFF(Architecture):

@@ -180,7 +180,7 @@ def canonical(config: Config, modalities: tuple[str, ...]) -> Config:
         idle |= {"physiology_pool"}
     if "vision" not in modalities:
         idle |= {"crop_channels", "crop", "illumination", "flip"}
-    return config.model_copy(update={name: Config.model_fields[name].default for name in idle})
+    return config.at_default(idle)
 
 
 class OFCMAERCAT(Architecture):

@@ -165,7 +165,7 @@ def canonical(config: Config, modalities: tuple[str, ...]) -> Config:
         idle |= {"heatmap_scale", "landmark_kernel"}
     if "text" not in modalities:
         idle |= {"graph_heads", "window"}
-    return config.model_copy(update={name: Config.model_fields[name].default for name in idle})
+    return config.at_default(idle)
 
 
 class Symphonia(Architecture):

@@ -78,12 +78,7 @@ def build(config: Config, tails: Mapping[str, tuple[int, ...]], target: Target) 
     widths = vector_widths("late-fusion", PREFERS, tails)
     if config.kernel % 2 == 0:
         raise SettingsError(f"late-fusion: kernel = {config.kernel} has no middle frame: choose an odd number.")
-    return LateFusion(
-        widths=widths,
-        outputs=outputs(target),
-        kind=target.kind,
-        **dict(config),
-    )
+    return LateFusion(widths, outputs(target), target.kind, **dict(config))
 
 
 class LateFusion(Architecture):

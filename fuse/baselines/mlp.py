@@ -82,12 +82,7 @@ def build(config: Config, tails: Mapping[str, tuple[int, ...]], target: Target) 
     widths = vector_widths("mlp", PREFERS, tails)
     if config.d % config.heads:
         raise SettingsError(f"mlp: heads = {config.heads} must divide d = {config.d}.")
-    return MLP(
-        widths=widths,
-        outputs=outputs(target),
-        kind=target.kind,
-        **dict(config),
-    )
+    return MLP(widths, outputs(target), target.kind, **dict(config))
 
 
 class MLP(Architecture):

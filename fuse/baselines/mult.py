@@ -92,12 +92,7 @@ def build(config: Config, tails: Mapping[str, tuple[int, ...]], target: Target) 
     even = [name for name in ("text_kernel", "speech_kernel", "vision_kernel") if getattr(config, name) % 2 == 0]
     if even:
         raise SettingsError(f"mult: {even[0]} is even and has no middle frame: choose an odd number.")
-    return MulT(
-        widths=widths,
-        outputs=outputs(target),
-        kind=target.kind,
-        **dict(config),
-    )
+    return MulT(widths, outputs(target), target.kind, **dict(config))
 
 
 class MulT(Architecture):
