@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -42,3 +49,37 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if ENCODERS.load(name).HUB is not None:
             make_random_checkpoint(name, folder / name, "small", seed=0)
     return folder
+
+
+class Finished(NamedTuple):
+    """What a command gave."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """What it printed with `--json`."""
+        return json.loads(self.out)
+
+
+@pytest.fixture(scope="session")
+def mer() -> Callable[..., Finished]:
+    """Runs a command line within this process."""
+    import cli
+
+    def run(*words: str | Path) -> Finished:
+        handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+        out, err, before = StringIO(), StringIO(), sys.argv
+        sys.argv = ["mer", *map(str, words)]
+        try:
+            with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stopped:
+                cli.main()
+        finally:
+            sys.argv = before
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        return Finished(int(stopped.value.code or 0), out.getvalue(), err.getvalue())
+
+    return run

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -21,42 +17,8 @@ from extract.random_weights import make_random_checkpoint
 COUNTS = {"name", "fingerprint", "samples", "written", "skipped", "failed", "encoded"}
 
 
-@dataclass(frozen=True)
-class Finished:
-    """What a command gave."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-def run(*words: str | Path) -> Finished:
-    """Runs a command line within this process."""
-    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-    out, err, before = StringIO(), StringIO(), sys.argv
-    sys.argv = ["mer", *map(str, words)]
-    try:
-        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stopped:
-            cli.main()
-    finally:
-        sys.argv = before
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    return Finished(int(stopped.value.code or 0), out.getvalue(), err.getvalue())
-
-
-@pytest.fixture
-def mer() -> Any:
-    """The command line, as a function of its words."""
-    return run
-
-
 @pytest.fixture(scope="session")
-def trained(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def trained(mer: Any, small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A store and a run of two seeds, made by the commands."""
     folder = tmp_path_factory.mktemp("trained")
     store, runs, weights = folder / "store", folder / "runs", folder / "weights"
@@ -66,7 +28,7 @@ def trained(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     train = ["fuse", "train", "--arch", "hff", "--dataset", "meld", "--store", store, "--out", runs, "--seeds", "2"]
     train += ["--set", "steps=2", "--set", "layers=1", "--set", "max_epochs=2", "--jobs", "1", "--json"]
     for words in ([*extract, "--encoders", "roberta,mfcc,resnet"], train):
-        done = run(*words)
+        done = mer(*words)
         assert done.code == 0, done.err
     return store, Path(done.json["run"])
 

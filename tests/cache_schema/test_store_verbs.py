@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +14,8 @@ import pytest
 from store_builders import PLAN, build, spec, write
 from test_store_places import overwrite, shards
 
-import cli
 from cache_schema.plan import SegmentPlan
 from cache_schema.store import FeatureStore
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What a command gave."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def mer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Runs a command line within this process."""
-    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def run(*words: str | Path) -> Finished:
-        monkeypatch.setattr(sys, "argv", ["mer", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return Finished(int(stopped.value.code or 0), out, err)
-
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def test_looking_checking_and_mending(mer: Any, location: str) -> None:

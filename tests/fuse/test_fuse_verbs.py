@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import cli
 from fuse.archs import hff
 from fuse.tables import Column, Row, Table
 
@@ -20,21 +17,10 @@ SMALL = ["d=12", "steps=3", "layers=1", "head_width=4", "speech_channels=[4]", "
 SETS = [word for setting in SMALL for word in ("--set", setting)]
 
 
-@pytest.fixture
-def mer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Mer]:
-    """Runs a command line within this process: exit code, stdout, stderr."""
-    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def run(*words: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mer", "fuse", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+@pytest.fixture(name="mer")
+def mer_fuse(mer: Mer) -> Mer:
+    """Runs a command line of `mer fuse` within this process: exit code, stdout, stderr."""
+    return lambda *words: mer("fuse", *words)
 
 
 @pytest.fixture

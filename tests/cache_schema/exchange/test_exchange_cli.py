@@ -7,37 +7,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from exchange_builders import CORPUS, DATASET, build, listing
 
-import cli
 from cache_schema.feature_spec import ArraySpec, FeatureSpec
 from cache_schema.plan import SegmentPlan
 from cache_schema.samples import Utterance
 from cache_schema.store import FeatureStore
 
 Mer = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def mer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Mer]:
-    """Runs a command line within this process: (exit code, stdout, stderr)."""
-    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def run(*words: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mer", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def test_formats_are_listed_with_their_settings(mer: Mer) -> None:
