@@ -81,6 +81,8 @@ class Utterance(Spec):
     """Numbers by target name: regression values; for a multilabel target one `target/class` each."""
     sound: str | None = None
     """A file of the data root that holds the sound of this utterance and nothing else; None: the sound is in `path`."""
+    signals: str | None = None
+    """The physiological recording, a file or folder of the data root; `start` and `end` count on its clock too."""
     region: tuple[float, float, float, float] | None = None
     """Where in the picture the speaker is: left, top, width and height as shares of the upright picture, as
     (0, 0, 0.5, 1) for its left half; None: the whole picture."""
