@@ -28,6 +28,7 @@ from fuse.data import Dataset
 from fuse.losses import Loss, check
 from fuse.model import Model
 from fuse.optimize import Optimization, most_steps
+from fuse.timing import NoTiming
 from fuse.train_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def fit(
     seed: int,
     progress: Callable[[Epoch], None] | None = None,
     checkpoint: Checkpoint | None = None,
+    timing: NoTiming | None = None,
 ) -> list[Epoch]:
     """Train `model`, leave it with the weights of its best epoch on `val`, and return the history.
 
@@ -136,12 +138,14 @@ def fit(
         seed: shuffles the batches.
         progress: called after each epoch, and at once with those of an interrupted training.
         checkpoint: where an interrupted training goes on, to the same result; written as it goes.
+        timing: measures where the time goes (`fuse.timing.Timing`); None: nothing does.
 
     Raises:
         DivergedError: a loss or a gradient is not finite; says at which step, in which utterances and where.
         SettingsError: the settings do not fit the target.
     """
     check(config, train.target)
+    timing = timing or NoTiming()
     shuffle = torch.Generator().manual_seed(seed)
     if config.shuffle_labels:
         train, val = permuted(train, shuffle), permuted(val, shuffle)
@@ -173,20 +177,24 @@ def fit(
             begun, lr = time.perf_counter(), optimization.lr
             model.train()
             losses = []
-            for batch in train.batches(config.batch_size, network.unit, shuffle):
+            for batch in timing.over("batch", train.batches(config.batch_size, network.unit, shuffle)):
                 step += 1
                 if config.modality_dropout:
                     batch = hide_modalities(batch, config.modality_dropout)
-                output = model(batch)
-                loss = torch.stack([criterion(output.logits, batch.target), *output.losses.values()]).sum()
-                optimization.zero_grad()
-                torch.autograd.backward(loss)
+                with timing.part("forward"):
+                    output = model(batch)
+                    loss = torch.stack([criterion(output.logits, batch.target), *output.losses.values()]).sum()
+                with timing.part("backward"):
+                    optimization.zero_grad()
+                    torch.autograd.backward(loss)
                 where = f"seed {seed}, {f'{stage}, ' if stage else ''}epoch {epoch}, step {step}"
-                clip(model, optimization.parameters, config.clip, loss, where, batch)
-                optimization.step()
-                losses.append(loss.item())
-            seen = predict(model, val, config.batch_size, criterion, f"Training diverged at {where}: ")
-            measured = seen.measure(val.target)
+                with timing.part("optimiser"):
+                    clip(model, optimization.parameters, config.clip, loss, where, batch)
+                    optimization.step()
+                    losses.append(loss.item())
+            with timing.part("evaluation"):
+                seen = predict(model, val, config.batch_size, criterion, f"Training diverged at {where}: ")
+                measured = seen.measure(val.target)
             watched = seen.loss if config.monitor == "loss" else measured[config.monitor]
             improved = not watched >= best if config.monitor in metrics.LOWER_IS_BETTER else not watched <= best
             since = 0 if improved else since + 1

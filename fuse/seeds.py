@@ -35,6 +35,7 @@ from fuse.checkpoint import Checkpoint
 from fuse.data import Dataset, Selection, Splits, scales
 from fuse.loop import DivergedError, Epoch, Predictions, fit, predict, reproducible
 from fuse.model import Model
+from fuse.timing import NoTiming, Timing, total
 from fuse.train_config import TrainConfig
 
 THREADS = 1
@@ -55,6 +56,7 @@ class Job:
         device: where it is trained, as "cpu" or "cuda".
         folder: where each seed writes its files, in a folder of its own; None: nowhere.
         tensorboard: write what TensorBoard shows, too.
+        profile: measure where the time goes.
     """
 
     arch: str
@@ -64,6 +66,7 @@ class Job:
     device: str
     folder: Path | None
     tensorboard: bool = False
+    profile: bool = False
 
     def place(self, seed: int, fold: str) -> Path | None:
         """The folder of one training: the seed's, or one in it where there are several folds."""
@@ -87,6 +90,7 @@ class SeedResult:
             is the mean over the folds.
         tables: split -> confusion matrix and per-class figures (`run_files.tables`).
         folds: per fold its name, epochs, best_epoch and metrics; empty where there is one.
+        profile: seconds of each of `fuse.timing.PARTS`, over all folds; empty where they were not measured.
     """
 
     seed: int
@@ -97,6 +101,7 @@ class SeedResult:
     metrics: dict[str, dict[str, float]]
     tables: dict[str, dict[str, Any]]
     folds: list[dict[str, Any]] = field(default_factory=list)
+    profile: dict[str, float] = field(default_factory=dict)
 
 
 def new_model(job: Job, train: Dataset) -> Model:
@@ -136,12 +141,14 @@ def train_seed(job: Job, seed: int, fold: str, progress: Progress | None = None)
             progress(replace(epoch, folds=len(job.folds)))
 
     device, splits = torch.device(job.device), job.folds[fold]
+    timing = Timing(device) if job.profile else NoTiming()
     begun = time.perf_counter()
     try:
         with reproducible(seed, THREADS):
-            model = new_model(job, splits.train).to(device)
-            train, val = splits.train.to(device), splits.val.to(device)
-            history = fit(model, train, val, job.training, seed, show, checkpoint)
+            with timing.part("load"):
+                model = new_model(job, splits.train).to(device)
+                train, val = splits.train.to(device), splits.val.to(device)
+            history = fit(model, train, val, job.training, seed, show, checkpoint, timing)
     except DivergedError as error:
         if len(job.folds) == 1:
             raise
@@ -150,9 +157,10 @@ def train_seed(job: Job, seed: int, fold: str, progress: Progress | None = None)
         if board is not None:
             board.close()
     seconds = time.perf_counter() - begun
-    seen = {"val": assess(model, val, job.training.batch_size, seed)}
-    if isinstance(splits, Splits):
-        seen["test"] = assess(model, splits.open_test().to(device), job.training.batch_size, seed)
+    with timing.part("evaluation"):
+        seen = {"val": assess(model, val, job.training.batch_size, seed)}
+        if isinstance(splits, Splits):
+            seen["test"] = assess(model, splits.open_test().to(device), job.training.batch_size, seed)
     target = train.target
     result = SeedResult(
         seed=seed,
@@ -162,6 +170,7 @@ def train_seed(job: Job, seed: int, fold: str, progress: Progress | None = None)
         parameters=sum(p.numel() for p in model.parameters()),
         metrics={split: found.measure(target) for split, found in seen.items()},
         tables={split: run_files.tables(target, found) for split, found in seen.items()},
+        profile=timing.seconds,
     )
     if folder is not None and checkpoint is not None:
         run_files.write_weights(folder / run_files.WEIGHTS, model)
@@ -198,6 +207,7 @@ def pool(job: Job, target: Target, results: Sequence[SeedResult]) -> SeedResult:
             {"name": name, "epochs": r.epochs, "best_epoch": r.best_epoch, "metrics": r.metrics}
             for name, r in zip(job.folds, results, strict=True)
         ],
+        profile=total(r.profile for r in results),
     )
 
 
