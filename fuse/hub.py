@@ -41,7 +41,8 @@ class ModelCard(Spec):
     target: Target
     """What it predicts."""
     features: dict[str, dict[str, Any]]
-    """Per modality and companion, the feature's name, fingerprint, rate and whether its weights were random."""
+    """Per modality and companion, the feature's name, fingerprint, rate, whether its weights were random, and its whole
+    specification."""
     dataset: str
     """What it was trained on."""
     seed: int
@@ -75,13 +76,13 @@ def save_pretrained(run: Run, folder: str | Path, seed: int | None = None, addre
         raise MerError(f"{run.folder} has a model per fold, none of which saw all data: train on the official splits.")
     seed = record.seeds[0] if seed is None else seed
     model = run.model(seed)
-    kept = ("name", "fingerprint", "rate_hz", "random_weights")
+    kept = ("name", "fingerprint", "rate_hz", "random_weights", "spec")
     card = ModelCard(
         arch=record.arch,
         config=record.config,
         tails=run.tails,
         target=record.target,
-        features={m: {k: f[k] for k in kept} for m, f in {**record.features, **record.companions}.items()},
+        features={m: {k: f[k] for k in kept if k in f} for m, f in {**record.features, **record.companions}.items()},
         dataset=record.dataset,
         seed=seed,
         test=next(r["metrics"]["test"] for r in run.metrics["per_seed"] if r["seed"] == seed),

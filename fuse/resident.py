@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -197,6 +197,16 @@ def label_of(utterance: Utterance, target: Target) -> int | float | list[float] 
 
 def resident(dataset: str, utterances: Sequence[Utterance], target: Target, chosen: Mapping[str, Feature]) -> Dataset:
     """All utterances' features and labels as flat tensors; failed and absent ones have length 0."""
+    data = unlabelled(dataset, utterances, target, chosen)
+    for modality, lengths in data.lengths.items():
+        if not lengths.any():
+            raise DataError(f"{dataset}: every utterance's {modality} failed or is absent: leave {modality} out.")
+    dtype = torch.int64 if target.kind == "classification" else torch.float32
+    return replace(data, labels=torch.tensor([label_of(u, target) for u in utterances], dtype=dtype))
+
+
+def unlabelled(dataset: str, utterances: Sequence[Utterance], target: Target, chosen: Mapping[str, Feature]) -> Dataset:
+    """The same without labels, of utterances of which nobody need have every modality."""
     ids = tuple(u.id for u in utterances)
     frames: dict[str, Tensor] = {}
     starts: dict[str, Tensor] = {}
@@ -204,18 +214,12 @@ def resident(dataset: str, utterances: Sequence[Utterance], target: Target, chos
     for modality, feature in chosen.items():
         ragged = feature.load(ids, missing="mask")
         require_extracted(dataset, feature, ids, ragged.present)
-        if not ragged.present.any():
-            raise DataError(f"{dataset}: every utterance's {modality} failed or is absent: leave {modality} out.")
         frames[modality] = torch.from_numpy(ragged.arrays["values"])
         starts[modality] = torch.from_numpy(ragged.offsets[:-1].copy())
         lengths[modality] = torch.from_numpy(np.diff(ragged.offsets))
-    labels = [label_of(u, target) for u in utterances]
-    dtype = torch.int64 if target.kind == "classification" else torch.float32
     numbers: dict[object, int] = {}
     dialogues = [numbers.setdefault((u.split, u.dialogue or ("alone", u.id)), len(numbers)) for u in utterances]
-    return Dataset(
-        dataset, ids, target, torch.tensor(labels, dtype=dtype), frames, starts, lengths, torch.tensor(dialogues)
-    )
+    return Dataset(dataset, ids, target, None, frames, starts, lengths, torch.tensor(dialogues))
 
 
 def in_dialogue_order(utterances: Sequence[Utterance], rows: Sequence[int]) -> list[int]:
@@ -247,6 +251,7 @@ def describe_feature(feature: Feature) -> dict[str, Any]:
         "tail": list(feature.spec.values.tail),
         "rate_hz": feature.spec.rate_hz,
         "random_weights": feature.spec.random_weights,
+        "spec": feature.spec.model_dump(mode="json"),
         "failed": status.failed,
         "absent": status.absent,
     }

@@ -63,8 +63,8 @@ class RunRecord(Spec):
     target: Target
     """What is predicted."""
     features: dict[str, dict[str, Any]]
-    """Per modality: the feature's name, fingerprint, folder, digest of its data, frame shape, random_weights, and how
-    many samples of the dataset failed or have none."""
+    """Per modality: the feature's name, fingerprint, folder, digest of its data, frame shape, random_weights, its whole
+    specification (`spec`), and how many samples of the dataset failed or have none."""
     store_digest: str
     """sha256 over the used rows of all features, the ids and the labels: the exact data."""
     random_weights: bool
