@@ -87,6 +87,17 @@ def print_result(result: Result) -> None:
     OUT.print(f"Run: {result.run}  ({record.seconds:.1f} s)")
 
 
+def print_profile(result: Result) -> None:
+    """Where a training's time went, on stderr."""
+    spent, trainings = sum(result.profile.values()), max(len(result.folds), 1) * len(result.seeds)
+    table = table_of("part", "seconds", "share")
+    for name, seconds in result.profile.items():
+        table.add_row(name, f"{seconds:.2f}", f"{seconds / spent:.1%}")
+    ERR.print(table)
+    of = "1 training" if trainings == 1 else f"{trainings} trainings, side by side where there are several --jobs"
+    ERR.print(f"Over {of}; {result.record.seconds:.1f} s in all.\n")
+
+
 def print_architecture(found: dict[str, Any]) -> None:
     """An architecture on stdout, from `fuse.describe.describe`."""
     OUT.print(found["paper"].strip())

@@ -29,6 +29,7 @@ from fuse.losses import check
 from fuse.protocols import Protocol
 from fuse.run import FORMAT, RunRecord, new_folder, write_documents
 from fuse.seeds import THREADS, Job, Progress, SeedResult, Workers
+from fuse.timing import NoTiming, Timing, total
 from fuse.train_config import TrainConfig
 
 PACKAGES = ("mer", "torch", "numpy", "pyarrow", "zarr", "safetensors")
@@ -46,6 +47,7 @@ class Result:
         seeds: each seed's own results, confusion matrices included.
         folds: per fold its name and the same as `test` and `val`; empty where there is one.
         by_dataset: dataset -> the same as `test` on its utterances alone, where several were trained on jointly.
+        profile: seconds of each of `fuse.timing.PARTS`, over all trainings; empty where they were not measured.
     """
 
     run: Path
@@ -55,9 +57,11 @@ class Result:
     seeds: list[SeedResult]
     folds: list[dict[str, Any]]
     by_dataset: dict[str, dict[str, dict[str, Any]]]
+    profile: dict[str, float]
 
     def as_json(self) -> dict[str, Any]:
         """What `mer fuse train --json` prints."""
+        profile = {"profile": self.profile} if self.profile else {}
         return {
             "arch": self.record.arch,
             "dataset": self.record.dataset,
@@ -68,6 +72,7 @@ class Result:
             "val": self.val,
             "seconds": self.record.seconds,
             "parameters": self.record.parameters,
+            **profile,
         }
 
 
@@ -88,6 +93,7 @@ def train_run(
     workers: Workers | None = None,
     tensorboard: bool = False,
     fresh: bool = False,
+    profile: bool = False,
     degrade: Degradation | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -111,6 +117,7 @@ def train_run(
         workers: processes to use instead of new ones.
         tensorboard: write what TensorBoard shows into each seed's folder.
         fresh: begin anew, whatever was interrupted.
+        profile: measure where the time goes.
         degrade: what is taken from training and validation on purpose.
         progress: called with each `Epoch`, from another thread where seeds run side by side.
 
@@ -126,9 +133,11 @@ def train_run(
     if tensorboard:
         require_tensorboard()
     begun = time.perf_counter()
-    folds, source = load_folds(
-        request_of(module, store_path, dataset, modalities, features, target, training, protocol)
-    )
+    timing = Timing(torch.device("cpu")) if profile else NoTiming()
+    with timing.part("load"):
+        folds, source = load_folds(
+            request_of(module, store_path, dataset, modalities, features, target, training, protocol)
+        )
     check(training, source.target)
     parts: dict[str, Selection] = {fold.name: fold.splits for fold in folds}
     if degrade is not None:
@@ -146,7 +155,7 @@ def train_run(
     facts += [tensorboard, degrade and asdict(degrade), versions(), code_digest(module)]
     digest = sha256_hex(canonical_bytes(facts))
     with new_folder(Path(out), arch, dataset, digest, fresh) as (folder, final):
-        job = Job(arch, config, training, parts, device, folder, tensorboard)
+        job = Job(arch, config, training, parts, device, folder, tensorboard, profile)
         if workers is None:
             with Workers(jobs) as own:
                 results = own.train(job, chosen, progress)
@@ -162,7 +171,8 @@ def train_run(
         per_seed = [asdict(r) for r in results]
         documents = {**summaries, "folds": over_folds, "by_dataset": apart, "per_seed": per_seed}
         write_documents(folder, record, documents)
-    return Result(final[0], record, summaries["test"], summaries["val"], results, over_folds, apart)
+    spent = total([timing.seconds, *(r.profile for r in results)])
+    return Result(final[0], record, summaries["test"], summaries["val"], results, over_folds, apart, spent)
 
 
 def summarize(per_seed: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from terminal import OUT, epoch_bar, metrics_table, print_architecture, print_json, print_result, table_of
+from terminal import (
+    OUT,
+    epoch_bar,
+    metrics_table,
+    print_architecture,
+    print_json,
+    print_profile,
+    print_result,
+    table_of,
+)
 from verbs import studies
 from verbs.fuse_options import (
     Arch,
@@ -83,6 +92,7 @@ def fuse_train(
     jobs: Jobs = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write curves for TensorBoard, too.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever was interrupted.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Say on stderr where the time went.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train an architecture on cached features, with several seeds; the test split is opened once, at the end.
@@ -110,8 +120,11 @@ def fuse_train(
             jobs=jobs,
             tensorboard=tensorboard,
             fresh=fresh,
+            profile=profile,
             progress=progress,
         )
+    if profile:
+        print_profile(result)
     if as_json:
         print_json(result.as_json())
     else:
