@@ -9,7 +9,7 @@ of its longest, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -41,9 +41,9 @@ class Laid:
     values: Shaped[Tensor, " F *_"]
     there: Bool[Tensor, " F"]
 
-    def to(self, device: torch.device) -> Laid:
-        """The same, resident on `device`."""
-        return Laid(self.modality, self.values.to(device), self.there.to(device))
+    def to(self, move: Callable[[Tensor], Tensor]) -> Laid:
+        """The same with its tensors where `move` puts them."""
+        return replace(self, values=move(self.values), there=move(self.there))
 
 
 @dataclass(frozen=True)
@@ -126,16 +126,20 @@ class Dataset:
             companions=laid,
         )
 
-    def to(self, device: torch.device) -> Dataset:
-        """The same, resident on `device`."""
+    def to(self, device: torch.device | Callable[[Tensor], Tensor]) -> Dataset:
+        """The same, resident on `device`, or with every tensor where a function puts it (`fuse.residence.Mover`)."""
+
+        def move(x: Tensor) -> Tensor:
+            return x.to(device) if isinstance(device, torch.device) else device(x)
+
         return replace(
             self,
-            labels=None if self.labels is None else self.labels.to(device),
-            frames={m: x.to(device) for m, x in self.frames.items()},
-            starts={m: x.to(device) for m, x in self.starts.items()},
-            lengths={m: x.to(device) for m, x in self.lengths.items()},
-            dialogues=self.dialogues.to(device),
-            companions={name: laid.to(device) for name, laid in self.companions.items()},
+            labels=None if self.labels is None else move(self.labels),
+            frames={m: move(x) for m, x in self.frames.items()},
+            starts={m: move(x) for m, x in self.starts.items()},
+            lengths={m: move(x) for m, x in self.lengths.items()},
+            dialogues=move(self.dialogues),
+            companions={name: laid.to(move) for name, laid in self.companions.items()},
         )
 
     def batch(self, rows: Int[Tensor, " B"], unit: Unit = "utterance") -> Batch:
@@ -223,6 +227,10 @@ class Selection:
     train: Dataset
     val: Dataset
 
+    def to(self, device: torch.device | Callable[[Tensor], Tensor]) -> Selection:
+        """Every split as `Dataset.to` moves it."""
+        return Selection(self.train.to(device), self.val.to(device))
+
 
 @dataclass(frozen=True)
 class Splits(Selection):
@@ -233,6 +241,10 @@ class Splits(Selection):
     def open_test(self) -> Dataset:
         """The test split: for the one measurement after everything has been chosen."""
         return self._test
+
+    def to(self, device: torch.device | Callable[[Tensor], Tensor]) -> Splits:
+        """Every split as `Dataset.to` moves it; the test split stays sealed."""
+        return Splits(self.train.to(device), self.val.to(device), self._test.to(device))
 
 
 def joined(name: str, parts: Sequence[Dataset]) -> Dataset:

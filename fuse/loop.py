@@ -104,9 +104,13 @@ def reproducible(seed: int, threads: int | None) -> Iterator[None]:
     The number of threads decides how sums are split, and so the last bits of every result.
     """
     before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    fills: Any = torch.utils.deterministic
+    filled = fills.fill_uninitialized_memory
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        torch.use_deterministic_algorithms(True)
+        # On CUDA some operations have no deterministic form: torch then says so and goes on.
+        torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+        fills.fill_uninitialized_memory = False  # else every new tensor is written twice
         if threads is not None:
             torch.set_num_threads(threads)
         try:
@@ -114,6 +118,7 @@ def reproducible(seed: int, threads: int | None) -> Iterator[None]:
         finally:
             torch.set_num_threads(before)
             torch.use_deterministic_algorithms(deterministic)
+            fills.fill_uninitialized_memory = filled
 
 
 def fit(

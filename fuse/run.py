@@ -87,6 +87,8 @@ class RunRecord(Spec):
     """The seeds."""
     device: str
     """Where it was trained."""
+    hardware: dict[str, Any] = Field(default_factory=dict)
+    """On a GPU its name, memory and compute capability, and the versions of CUDA and cuDNN."""
     threads: int
     """CPU threads of each seed."""
     parameters: int

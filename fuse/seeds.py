@@ -35,6 +35,7 @@ from fuse.checkpoint import Checkpoint
 from fuse.data import Dataset, Selection, Splits, scales
 from fuse.loop import DivergedError, Epoch, Predictions, fit, predict, reproducible
 from fuse.model import Model
+from fuse.residence import resident
 from fuse.timing import NoTiming, Timing, total
 from fuse.train_config import TrainConfig
 
@@ -255,6 +256,8 @@ class Workers:
         return [pool(job, target, results[i : i + folds]) for i in range(0, len(results), folds)]
 
     def _results(self, job: Job, tasks: list[tuple[int, str]], progress: Progress | None) -> list[SeedResult]:
+        if job.device != "cpu":
+            job = replace(job, folds=resident(job.folds, torch.device(job.device)))
         if min(self.jobs, len(tasks)) == 1 or job.device != "cpu":
             return [train_seed(job, seed, fold, progress) for seed, fold in tasks]
         if self._pool is None:

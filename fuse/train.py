@@ -27,6 +27,7 @@ from fuse.data import Selection
 from fuse.degrade import Degradation
 from fuse.losses import check
 from fuse.protocols import Protocol
+from fuse.residence import describe_device, prepare_cuda
 from fuse.run import FORMAT, RunRecord, new_folder, write_documents
 from fuse.seeds import THREADS, Job, Progress, SeedResult, Workers
 from fuse.timing import NoTiming, Timing, total
@@ -248,6 +249,8 @@ def require_device(device: str) -> torch.device:
         SettingsError: it is unknown to torch, or absent.
     """
     try:
+        if torch.device(device).type == "cuda":
+            prepare_cuda()
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
@@ -291,6 +294,7 @@ def describe_run(
         left_out=source.left_out,
         seeds=[r.seed for r in results],
         device=job.device,
+        hardware=describe_device(torch.device(job.device)),
         threads=THREADS,
         parameters=results[0].parameters,
         seconds=round(seconds, 3),

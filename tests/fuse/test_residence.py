@@ -1,0 +1,39 @@
+"""Data on the training device: every tensor once, whatever number of splits and folds share it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from toy_corpus import load
+
+from fuse.archs import hff
+from fuse.data import Selection, Splits
+from fuse.residence import bytes_of, data_tensors, describe_device, resident
+
+
+def test_a_tensor_is_moved_once(toy_store: Path) -> None:
+    """`meta` stands for another device: moving there makes new tensors."""
+    splits = load(toy_store, "toy", hff.PREFERS)[0]
+    folds: dict[str, Selection] = {"one": splits, "two": Splits(splits.val, splits.train, splits.open_test())}
+    moved = resident(folds, torch.device("meta"))
+    assert all(x.is_meta for fold in moved.values() for x in data_tensors(fold.train))
+    one, two = moved["one"], moved["two"]
+    assert isinstance(one, Splits) and isinstance(two, Splits)
+    for modality, frames in one.train.frames.items():
+        others = (one.val, one.open_test(), two.train, two.val, two.open_test())
+        assert all(frames is other.frames[modality] for other in others)
+        assert frames.dtype == torch.float16, "as stored"
+    assert one.train.starts["text"] is two.val.starts["text"]
+
+
+def test_the_size_counts_shared_frames_once(toy_store: Path) -> None:
+    splits = load(toy_store, "toy", hff.PREFERS)[0]
+    frames = sum(x.nbytes for x in splits.train.frames.values())
+    small = sum(x.nbytes for part in (splits.train, splits.val, splits.open_test()) for x in data_tensors(part))
+    assert bytes_of({"one": splits}) == small - 2 * frames
+    assert bytes_of({"one": splits, "two": splits}) == bytes_of({"one": splits})
+
+
+def test_a_cpu_has_nothing_to_describe() -> None:
+    assert describe_device(torch.device("cpu")) == {}
