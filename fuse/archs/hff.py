@@ -46,6 +46,7 @@ from fuse.arch import Architecture, Batch, Output, outputs, vector_widths
 from fuse.nn.attention import AdditivePooling
 from fuse.nn.lengths import frame_mask, resample
 from fuse.nn.monte_carlo import average_draws, noise_like
+from fuse.nn.recurrent import GRU
 from fuse.nn.transformer import EncoderLayer
 from fuse.tables import Column, Row, Table
 from fuse.train_config import TrainConfig
@@ -263,7 +264,7 @@ class HFF(Architecture):
             EncoderLayer(d, heads, head_width, ffn_factor * d, dropout)
             for _ in range(layers if attention != "off" else 0)
         )
-        self.gru = nn.GRU(d, d, batch_first=True) if temporal else None
+        self.gru = GRU(d, d) if temporal else None
         self.pool = AdditivePooling(d) if temporal else None
         self.classifier = nn.Sequential(
             nn.Dropout(classifier_dropout),
@@ -370,7 +371,7 @@ class HFF(Architecture):
             steps = f2.new_ones(1, 1, f2.shape[1]) if causal is None else causal.to(f2.dtype)
             beta = (steps / steps.sum(dim=-1, keepdim=True)).expand(len(f2), -1, -1)
             return beta @ f2, beta
-        h, _ = self.gru(f2)  # (24-27)
+        h = self.gru(f2)  # (24-27)
         final: tuple[Tensor, Tensor] = self.pool(h, h[:, -1:] if causal is None else h, causal)  # (28)
         return final
 
