@@ -64,11 +64,23 @@ def describe(config: Config, checkpoint: Checkpoint) -> FeatureSpec:
     checkpoint.expect("whisper")
     if checkpoint.config["vocab_size"] < MULTILINGUAL_VOCABULARY and config.language != "en":
         raise SettingsError(f"words: {checkpoint.folder} knows English alone, and language = {config.language!r}.")
+    if config.language != "en":  # which every Whisper knows; asking for others loads torch
+        _refuse_unknown(config.language)
     arrays = (
         ArraySpec(name="values", dtype="float32", tail=(2,)),
         ArraySpec(name="offsets", dtype="int32", tail=(2,)),
     )
     return feature_spec("words", MODALITY, "WhisperModel", VERSION, config, checkpoint, arrays, None, WORDS_PER_SECOND)
+
+
+def _refuse_unknown(language: str) -> None:
+    """Refuse what Whisper's tokenizer has no language for, before any work begins."""
+    from whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE
+
+    if language.lower() not in LANGUAGES | TO_LANGUAGE_CODE:
+        raise SettingsError(
+            f"words: Whisper knows no language {language!r}; --set words.language=CODE takes its codes, as ko or de."
+        )
 
 
 def needs(config: Config, checkpoint: Checkpoint) -> Needs:

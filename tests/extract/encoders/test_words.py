@@ -177,3 +177,9 @@ def test_the_alignment_heads_are_the_checkpoints(checkpoint: Checkpoint, tmp_pat
 def test_a_language_that_whisper_does_not_know_is_refused(checkpoint: Checkpoint) -> None:
     with pytest.raises(SettingsError, match="klingon"):
         words.Encoder(words.Config(language="klingon"), checkpoint, "cpu")
+
+
+def test_it_is_refused_before_any_weights_are_read(checkpoint: Checkpoint) -> None:
+    words.describe(words.Config(language="ko"), checkpoint)
+    with pytest.raises(SettingsError, match="no language 'und'.*words.language=CODE"):
+        words.describe(words.Config(language="und"), checkpoint)
