@@ -181,5 +181,5 @@ def test_a_language_that_whisper_does_not_know_is_refused(checkpoint: Checkpoint
 
 def test_it_is_refused_before_any_weights_are_read(checkpoint: Checkpoint) -> None:
     words.describe(words.Config(language="ko"), checkpoint)
-    with pytest.raises(SettingsError, match="no language 'und'.*words.language=CODE"):
+    with pytest.raises(SettingsError, match=r"no language 'und'.*words\.language=CODE"):
         words.describe(words.Config(language="und"), checkpoint)
