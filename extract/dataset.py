@@ -39,12 +39,14 @@ class Enumeration:
         utterances: all of it, in the corpus's own order, those without a clip included.
         notes: lines for the user: what was left out and why.
         missing: number of utterances whose clip is named and is not there.
+        channels: what the physiological recordings measure; empty where there are none.
     """
 
     corpus: Corpus
     utterances: list[Utterance]
     notes: list[str] = field(default_factory=list)
     missing: int = 0
+    channels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,9 @@ from cache_schema.rows import Absent, Failed, Row
 from cache_schema.samples import Utterance
 from cache_schema.settings import Spec
 from extract.faces import FaceTrack
+from extract.physiology import SignalRequest, Signals
 
-Stream = Literal["text", "audio", "video", "face"]
+Stream = Literal["text", "audio", "video", "face", "signals"]
 """What a clip may have or lack; `face` is a face in its pictures."""
 Crop = Literal["whole", "face"]
 Languages = tuple[str, ...] | Literal["any"]
@@ -84,11 +85,13 @@ class Needs:
         text: the transcript is read.
         audio_hz: mono float32 sound at this sampling rate, or None.
         frames: pictures, or None.
+        signals: physiological channels, or None.
     """
 
     text: bool = False
     audio_hz: int | None = None
     frames: FrameRequest | None = None
+    signals: SignalRequest | None = None
 
     @property
     def streams(self) -> tuple[Stream, ...]:
@@ -98,6 +101,7 @@ class Needs:
             "audio": self.audio_hz is not None,
             "video": self.frames is not None and self.frames.crop == "whole",
             "face": self.frames is not None and self.frames.crop == "face",
+            "signals": self.signals is not None,
         }
         return tuple(stream for stream, read in wanted.items() if read)
 
@@ -111,8 +115,10 @@ class Clip:
         audio: sampling rate in Hz -> mono samples in [-1, 1], float32 (samples,).
         frames: request -> RGB pictures, uint8 (frames, size, size, 3).
         faces: frames per second -> the clip's face at those frames, where it has one.
+        signals: request -> the physiological channels on its clock.
         media_sha256: digest of the clip's file, or None where it has none that could be read.
         sound_sha256: digest of the file that the sound was read from: the clip's, or one of its own.
+        signals_sha256: digest of the physiological recording.
         unreadable: stream -> why an encoder of that stream cannot run: `Absent` where the clip has no such
             stream, `Failed` where it could not be read.
     """
@@ -121,8 +127,10 @@ class Clip:
     audio: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     frames: dict[FrameRequest, NDArray[np.uint8]] = field(default_factory=dict)
     faces: dict[float, FaceTrack] = field(default_factory=dict)
+    signals: dict[SignalRequest, Signals] = field(default_factory=dict)
     media_sha256: str | None = None
     sound_sha256: str | None = None
+    signals_sha256: str | None = None
     unreadable: dict[Stream, Absent | Failed] = field(default_factory=dict)
 
     def lacks(self, needs: Needs) -> Absent | Failed | None:

@@ -67,6 +67,7 @@ class Job:
     def source(self, clip: Clip) -> str | None:
         """Digest of the file that the feature was read from; a transcript stands in the samples."""
         digests = {"audio": clip.sound_sha256, "video": clip.media_sha256, "face": clip.media_sha256}
+        digests["signals"] = clip.signals_sha256
         return next((digests[stream] for stream in self.needs.streams if stream in digests), None)
 
     def encoder(self, device: str) -> Encoder:
@@ -283,7 +284,12 @@ def _nominal_bytes(wanted: _Wanted) -> int:
     duration = wanted.utterance.duration or 5.0
     rates = {n.audio_hz for n in wanted.needs if n.audio_hz is not None}
     pictures = {n.frames for n in wanted.needs if n.frames is not None}
-    per_second = 4 * sum(rates) + sum(p.fps * 3 * (p.size or FACE_SIDE) ** 2 for p in pictures)
+    signals = {n.signals for n in wanted.needs if n.signals is not None}
+    per_second = (
+        5 * sum(s.clock_hz * len(s.channels) for s in signals)
+        + 4 * sum(rates)
+        + sum(p.fps * 3 * (p.size or FACE_SIDE) ** 2 for p in pictures)
+    )
     return 4096 + int(duration * per_second)
 
 

@@ -131,8 +131,9 @@ def extract(
     corpus = _enumerate(dataset, root, name)
     for note in corpus.notes:
         say(note)
-    names = list(dict.fromkeys(encoders)) or by_default(corpus.corpus.language)
-    if not encoders and not any(ENCODERS.load(encoder).MODALITY == "text" for encoder in names):
+    names = list(dict.fromkeys(encoders)) or by_default(corpus)
+    texts = [encoder for encoder in names if ENCODERS.load(encoder).MODALITY == "text"]
+    if not encoders and not texts and "text" in _modalities(corpus):
         say(f"No text encoder runs by default on {corpus.corpus.language!r}: name one with --encoders.")
     spoken = _spoken(corpus.corpus.language)
     for encoder in names:
@@ -143,7 +144,11 @@ def extract(
     if any(ENCODERS.load(encoder).MODALITY != "text" for encoder in names):
         _refuse_all_missing(corpus, utterances, root)
     _refuse_stray_settings(settings, names)
-    plans = [_plan(encoder, weights, {"crop": crop, "language": spoken}, settings) for encoder in names]
+    given: dict[str, Any] = {"crop": crop, "language": spoken}
+    given |= {"channels": corpus.channels} if corpus.channels else {}
+    plans = [_plan(encoder, weights, given, settings) for encoder in names]
+    if crop != "whole" and not any(needs.frames for *_, needs in plans):
+        say(f"--crop {crop} changes nothing: {', '.join(names)} read no pictures.")
     if any(needs.streams != ("text",) for *_, needs in plans):
         _refuse_all_missing(corpus, utterances, root)
 
@@ -173,11 +178,23 @@ def extract(
     return _report(store, dataset_name, jobs, corpus.notes, time.perf_counter() - started, timing)
 
 
-def by_default(language: str) -> list[str]:
-    """The encoders that run where none is named, on a corpus of this language (BCP 47), in the order of their names."""
-    spoken = _spoken(language)
-    default_for = {name: ENCODERS.load(name).DEFAULT_FOR for name in ENCODERS.names()}
-    return [name for name, languages in default_for.items() if languages == "any" or spoken in languages]
+def by_default(corpus: Enumeration) -> list[str]:
+    """The encoders that run where none is named: those for what the corpus has, and for its language, by name."""
+    spoken, has = _spoken(corpus.corpus.language), _modalities(corpus)
+    modules = {name: ENCODERS.load(name) for name in ENCODERS.names()}
+    return [
+        name
+        for name, module in modules.items()
+        if module.MODALITY in has and (module.DEFAULT_FOR == "any" or spoken in module.DEFAULT_FOR)
+    ]
+
+
+def _modalities(corpus: Enumeration) -> set[str]:
+    """What the corpus may have anything of, by what it names; where there are clips, somebody may speak in them."""
+    media = any(u.path is not None or u.sound is not None for u in corpus.utterances)
+    found = {"text", "speech", "vision"} if media else set[str]()
+    found |= {"text"} if any(u.text is not None for u in corpus.utterances) else set()
+    return found | ({"physiology"} if corpus.channels else set())
 
 
 def _spoken(language: str) -> str:
@@ -195,7 +212,7 @@ def _enumerate(dataset: str, root: Path, name: str | None) -> Enumeration:
     return found
 
 
-def _plan(encoder: str, weights: str | None, given: dict[str, str], settings: Sequence[str]) -> tuple[Any, ...]:
+def _plan(encoder: str, weights: str | None, given: dict[str, Any], settings: Sequence[str]) -> tuple[Any, ...]:
     """(name, module, config, checkpoint, spec, needs) of an encoder; no weights are loaded.
 
     Args:
@@ -204,6 +221,8 @@ def _plan(encoder: str, weights: str | None, given: dict[str, str], settings: Se
     """
     module = ENCODERS.load(encoder)
     asked = {name for name, field in module.Config.model_fields.items() if field.is_required()}
+    if "channels" in asked and "channels" not in given:
+        raise SettingsError(f"{encoder} reads physiological recordings, and the dataset has none.")
     config = module.Config.parse({name: value for name, value in given.items() if name in asked}, encoder)
     mine = [s.removeprefix(f"{encoder}.") for s in settings if s.startswith(f"{encoder}.")]
     config = config.with_assignments(mine, encoder)
@@ -223,9 +242,9 @@ def _refuse_stray_settings(settings: Sequence[str], encoders: Sequence[str]) -> 
 
 
 def _refuse_all_missing(corpus: Enumeration, utterances: Sequence[Utterance], root: Path) -> None:
-    paths = {path for u in utterances for path in (u.path, u.sound) if path is not None}
-    if paths and not any((root / p).is_file() for p in paths):
-        texts = [e for e in by_default(corpus.corpus.language) if ENCODERS.load(e).MODALITY == "text"]
+    paths = {path for u in utterances for path in (u.path, u.sound, u.signals) if path is not None}
+    if paths and not any((root / p).exists() for p in paths):
+        texts = [e for e in by_default(corpus) if ENCODERS.load(e).MODALITY == "text"]
         raise DataError(
             f"{corpus.corpus.name}: none of the {len(paths)} clips is under {root} (the first would be {min(paths)}). "
             f"Check --root, or extract the transcripts alone with --encoders {texts[0] if texts else 'NAME'}."
@@ -279,7 +298,7 @@ def _report(
 
 def _grouped(reasons: dict[str, str], samples: Samples) -> dict[str, int]:
     """How many utterances have each reason, most frequent first; the clip's own name is no part of a reason."""
-    files = [samples.column(name) for name in ("path", "sound")] if reasons else []
+    files = [samples.column(name) for name in ("path", "sound", "signals")] if reasons else []
     bare = []
     for id_, reason in reasons.items():
         for column in files:

@@ -28,15 +28,9 @@ Known defects and oddities:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from cache_schema.errors import DataError, first_line
-from cache_schema.exchange.pickles import read_pickle
 from cache_schema.samples import Corpus, Target, Utterance
 from extract.dataset import (
     SEE_LAYOUT,
@@ -50,6 +44,7 @@ from extract.dataset import (
     require_root,
     some,
 )
+from extract.recordings.deap import BASELINE_SECONDS, CHANNELS, TRIAL_SECONDS, VIDEOS, read_ratings
 
 SUMMARY = "DEAP: physiology of 32 people during 40 music videos, valence and arousal from 1 to 9 (40 channels)"
 LAYOUT = """\
@@ -74,24 +69,9 @@ CORPUS = Corpus(
     ),
 )
 
-SUBJECTS, VIDEOS, CHANNELS, SAMPLES, HZ = 32, 40, 40, 8064, 128
-BASELINE_SECONDS = 3.0
-TRIAL_SECONDS = SAMPLES / HZ
+SUBJECTS = 32
 RATINGS_FILE = "participant_ratings.csv"
 _FILE = re.compile(r"(s(\d\d))\.(dat|mat)")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One subject's file.
-
-    Attributes:
-        data: (videos, channels, samples) at 128 Hz, float64; EEG in microvolts.
-        labels: valence, arousal, dominance, liking of each video (videos, 4), float64.
-    """
-
-    data: NDArray[np.float64]
-    labels: NDArray[np.float64]
 
 
 def enumerate_corpus(root: Path, probe: Probe) -> Enumeration:
@@ -107,25 +87,14 @@ def enumerate_corpus(root: Path, probe: Probe) -> Enumeration:
     by_trial = _ratings_table(table) if table else {}
     utterances = []
     for subject, file in files.items():
-        ratings = by_trial if table else dict(_own_ratings(subject, file))
+        ratings = by_trial if table else _own_ratings(subject, file)
         for video in range(1, VIDEOS + 1):
             if (subject, video) not in ratings:
                 raise DataError(f"{RATINGS_FILE} has no line of participant {int(subject[1:])}, video {video}.")
             utterances.append(_utterance(subject, video, file.relative_to(root).as_posix(), ratings[subject, video]))
     missing = [name for name in (f"s{number:02}" for number in range(1, SUBJECTS + 1)) if name not in files]
     notes = [f"not the whole release: {len(missing)} of 32 subjects are absent: {some(missing)}."] if missing else []
-    return Enumeration(CORPUS, utterances, notes)
-
-
-def read_subject(file: Path) -> Subject:
-    """A subject's signals and ratings; code in a pickle is never run.
-
-    Raises:
-        DataError: the file cannot be read, or its arrays are not those of DEAP.
-    """
-    values = read_pickle(file) if file.suffix == ".dat" else _read_matlab(file, ["data", "labels"])
-    data = _array(file, values, "data", (VIDEOS, CHANNELS, SAMPLES))
-    return Subject(data, _array(file, values, "labels", (VIDEOS, len(RATINGS))))
+    return Enumeration(CORPUS, utterances, notes, channels=CHANNELS)
 
 
 def _files(root: Path) -> dict[str, Path]:
@@ -143,29 +112,9 @@ def _files(root: Path) -> dict[str, Path]:
     return dict(sorted(files.items()))
 
 
-def _read_matlab(file: Path, names: list[str]) -> dict[str, Any]:
-    from scipy.io import loadmat
-
-    try:
-        found: dict[str, Any] = loadmat(file, variable_names=names)
-    except Exception as error:
-        raise DataError(f"{file} cannot be read as a Matlab file: {first_line(error)}.") from error
-    return found
-
-
-def _array(file: Path, values: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    array = values.get(name) if isinstance(values, dict) else None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.shape != shape:
-        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "nothing"
-        raise DataError(f"{file}: {name!r} must be numbers of the shape {shape}, and is {found}.")
-    return array.astype(np.float64, copy=False)
-
-
-def _own_ratings(subject: str, file: Path) -> list[tuple[tuple[str, int], tuple[float, ...]]]:
+def _own_ratings(subject: str, file: Path) -> dict[tuple[str, int], tuple[float, ...]]:
     """The ratings that stand in the subject's own file."""
-    values = read_pickle(file) if file.suffix == ".dat" else _read_matlab(file, ["labels"])
-    labels = _array(file, values, "labels", (VIDEOS, len(RATINGS)))
-    return [((subject, video), tuple(row)) for video, row in enumerate(labels.tolist(), 1)]
+    return {(subject, video): tuple(row) for video, row in enumerate(read_ratings(file).tolist(), 1)}
 
 
 def _ratings_table(file: Path) -> dict[tuple[str, int], tuple[float, ...]]:
@@ -194,7 +143,7 @@ def _utterance(subject: str, video: int, path: str, ratings: tuple[float, ...]) 
     valence, arousal = (LEVELS[value > MIDDLE] for value in ratings[:2])
     return Utterance(
         id=name,
-        path=path,
+        signals=path,
         start=(video - 1) * TRIAL_SECONDS + BASELINE_SECONDS,
         end=video * TRIAL_SECONDS,
         duration=TRIAL_SECONDS - BASELINE_SECONDS,

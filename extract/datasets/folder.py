@@ -13,7 +13,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from cache_schema.errors import DataError
 from cache_schema.registry import unknown_name
 from cache_schema.samples import SPLITS, Corpus, Split, Target, Utterance
+from extract import recordings
 from extract.dataset import (
     BLANKS,
     SEE_LAYOUT,
@@ -36,13 +37,14 @@ from extract.dataset import (
 )
 
 SUMMARY = "a folder of your own clips, with or without a manifest of ids, texts, labels, speakers and splits"
-COLUMNS = ("id", "path", "text", "label", "speaker", "dialogue", "split", "start", "end")
+COLUMNS = ("id", "path", "signals", "text", "label", "speaker", "dialogue", "split", "start", "end")
 LAYOUT = f"""\
 ROOT/anything.mp4                   video, sound or pictures, in folders of any depth
 ROOT/manifest.csv                   optional, or manifest.jsonl: one sample a line, with any of the columns
     {", ".join(COLUMNS)}
 path is relative to ROOT; id defaults to path without suffix; split is train, val (or dev) or test; start and end
-are seconds within the clip; labels that are all numbers are regressed, others classified."""
+are seconds within the clip; labels that are all numbers are regressed, others classified. signals is a physiological
+recording, relative to ROOT: a .csv with a column `time` in seconds and one per channel, or an Empatica E4's folder."""
 
 MANIFESTS = ("manifest.csv", "manifest.jsonl")
 VIDEO = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".flv", ".wmv", ".ogv", ".3gp"})
@@ -145,6 +147,7 @@ def _from_manifest(root: Path, manifest: Path, media: list[str], others: list[st
     present = {*media, *others}
     missing: list[str] = []
     seen: dict[str, str] = {}
+    measured: dict[str, tuple[str, ...]] = {}
     samples: list[Utterance] = []
     for record, path, label in zip(records, paths, labels, strict=True):
         name = _name(record, default_names.get(path or ""))
@@ -158,11 +161,17 @@ def _from_manifest(root: Path, manifest: Path, media: list[str], others: list[st
             missing.append(path)
         elif path is not None and end is None and path not in durations:
             durations[path] = _probe(root, path, probe)
+        signals = _value(record, "signals")
+        if signals is not None:
+            signals = path_inside(signals, record.where, root)
+            if signals not in measured:
+                measured[signals] = recordings.channels(root / signals)
         samples.append(
             _utterance(
                 record.where,
                 id=name,
                 path=path,
+                signals=signals,
                 start=start,
                 end=end,
                 duration=_duration(start, end, durations.get(path or "")),
@@ -174,7 +183,8 @@ def _from_manifest(root: Path, manifest: Path, media: list[str], others: list[st
                 scores={"label": label} if isinstance(label, float) else {},
             )
         )
-    notes = _not_media([name for name in others if name != manifest.name and name not in default_names])
+    named = {manifest.name, *default_names}
+    notes = _not_media([name for name in others if name not in named and not _belongs(name, measured)])
     unlisted = [path for path in media if path not in default_names]
     if unlisted:
         notes.append(f"left out {len(unlisted)} media files that {manifest.name} does not name: {some(unlisted)}.")
@@ -186,7 +196,13 @@ def _from_manifest(root: Path, manifest: Path, media: list[str], others: list[st
         notes.append("all labels are numbers: a regression target; use words where they stand for classes.")
     elif classes := tuple(sorted({label for label in labels if isinstance(label, str)})):
         targets = (Target(name="label", kind="classification", classes=classes),)
-    return Enumeration(_corpus(targets), samples, notes, len(missing))
+    channels = tuple(dict.fromkeys(channel for own in measured.values() for channel in own))
+    return Enumeration(_corpus(targets), samples, notes, len(missing), channels)
+
+
+def _belongs(name: str, recordings: Collection[str]) -> bool:
+    """Whether a file is one of the recordings, or lies in one."""
+    return any(name == recording or name.startswith(f"{recording}/") for recording in recordings)
 
 
 def _read_jsonl(name: str, text: str) -> Iterator[Record]:
@@ -224,8 +240,8 @@ def _value(record: Record, column: str, allowed: str = "") -> str | None:
 def _path(record: Record, root: Path) -> str | None:
     path = _value(record, "path")
     if path is None:
-        if not record.values.get("text"):
-            raise DataError(f"{record.where}: neither path nor text: a sample needs one of them.")
+        if not record.values.get("text") and not record.values.get("signals"):
+            raise DataError(f"{record.where}: neither path nor text nor signals: a sample needs one of them.")
         return None
     return path_inside(path, record.where, root)
 

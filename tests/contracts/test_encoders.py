@@ -19,6 +19,7 @@ from extract.checkpoints import Checkpoint, resolve
 from extract.encoder import Clip, EncoderConfig, Needs
 from extract.encoders import ENCODERS
 from extract.faces import Face, FaceTrack
+from extract.physiology import Signals
 from extract.random_weights import SENTENCES, make_random_checkpoint
 
 SECONDS = (1.0, 0.3, 2.2, 1.0, 0.7, 3.1)
@@ -44,10 +45,11 @@ def config_of(module: ModuleType, **values: Any) -> EncoderConfig:
     return config
 
 
-def given(module: ModuleType) -> dict[str, str]:
+def given(module: ModuleType) -> dict[str, Any]:
     """What a run gives to the encoders whose settings ask for it."""
     asked = {name for name, field in module.Config.model_fields.items() if field.is_required()}
-    return {name: value for name, value in {"crop": "whole", "language": "en"}.items() if name in asked}
+    known = {"crop": "whole", "language": "en", "channels": ("EDA", "BVP")}
+    return {name: value for name, value in known.items() if name in asked}
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +82,12 @@ def clips_for(needs: Needs, seconds: tuple[float, ...] = SECONDS, seed: int = 0)
                 clip.frames[needs.frames] = rng.integers(0, 256, (count, side, side, 3)).astype(np.uint8)
             if needs.frames.crop == "face":
                 clip.faces[needs.frames.fps] = FaceTrack((10, 20, 100), drawn_faces(count, rng))
+        if needs.signals is not None:
+            shape = max(1, round(length * needs.signals.clock_hz)), len(needs.signals.channels)
+            measured = np.ones(shape, np.bool_)
+            measured[: shape[0] // 3, 0] = False
+            values = np.where(measured, rng.normal(size=shape), 0).astype(np.float32)
+            clip.signals[needs.signals] = Signals(values, measured)
         clips.append(clip)
     return clips
 

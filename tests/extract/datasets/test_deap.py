@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.io import savemat
 
 from cache_schema.errors import DataError
+from extract import recordings
 from extract.dataset import Enumeration
 from extract.datasets import deap
 
@@ -59,7 +60,7 @@ def test_a_trial_is_the_minute_after_its_baseline(tmp_path: Path) -> None:
     write(tmp_path, "s07", labels=labels)
     assert read(tmp_path).utterances[1].model_dump(exclude_none=True) == {
         "id": "s07/video02",
-        "path": "data_preprocessed_python/s07.dat",
+        "signals": "data_preprocessed_python/s07.dat",
         "start": 66.0,
         "end": 126.0,
         "duration": 60.0,
@@ -89,18 +90,22 @@ def test_matlab_files_and_the_table_of_ratings_say_the_same(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("form", ["dat", "mat"])
 def test_a_subjects_signals_are_read(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deap, "SAMPLES", 6)
+    monkeypatch.setattr(recordings.deap, "SAMPLES", 6)
     data = np.random.default_rng(1).normal(size=(40, 40, 6))
     file = tmp_path / f"s01.{form}"
     if form == "dat":
         file.write_bytes(python2_pickle(data=data, labels=ratings()))
     else:
         savemat(file, {"data": data, "labels": ratings()})
-    subject = deap.read_subject(file)
-    assert np.array_equal(subject.data, data) and np.array_equal(subject.labels, ratings())
-    monkeypatch.setattr(deap, "SAMPLES", 7)
+    assert recordings.channels(file) == recordings.deap.CHANNELS and len(set(recordings.deap.CHANNELS)) == 40
+    recording = recordings.read(file)
+    assert list(recording.channels) == list(recordings.deap.CHANNELS)
+    fz = recording.channels["Fz"]
+    assert np.array_equal(fz.values.reshape(40, 6), data[:, 18]) and fz.spacing == 1 / 128
+    assert np.array_equal(recordings.deap.read_ratings(file), ratings())
+    monkeypatch.setattr(recordings.deap, "SAMPLES", 7)
     with pytest.raises(DataError, match=r"'data' must be numbers of the shape \(40, 40, 7\), and is float64"):
-        deap.read_subject(file)
+        recordings.read(file)
 
 
 def test_a_pickle_that_is_a_program_is_never_run(tmp_path: Path) -> None:

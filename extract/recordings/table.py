@@ -1,0 +1,68 @@
+"""A CSV of one's own: a column `time` in seconds, and a column of numbers for each channel.
+
+An empty cell, or `nan`, is not measured: channels of different rates may share a file, each with cells where it has
+samples.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache_schema.errors import DataError, first_line
+from extract.physiology import Channel, Recording, make_channel
+
+TIME = "time"
+
+
+def channels(path: Path) -> tuple[str, ...]:
+    """The columns but `time`.
+
+    Raises:
+        DataError: the file has no such header.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            header = [column.strip() for column in next(csv.reader(lines), [])]
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read: {first_line(error)}.") from error
+    if TIME not in header or len(header) < 2 or len(set(header)) < len(header) or "" in header:
+        raise DataError(f"{path}: the first line must name a column `{TIME}` (seconds) and the channels, each once.")
+    return tuple(column for column in header if column != TIME)
+
+
+def read(path: Path) -> Recording:
+    """The recording; it lasts from its second 0 to the last row.
+
+    Raises:
+        DataError: a cell is no number, or time does not increase.
+    """
+    import pyarrow as pa
+    import pyarrow.csv as pa_csv
+
+    names = channels(path)
+    try:
+        rows = pa_csv.read_csv(
+            path,
+            convert_options=pa_csv.ConvertOptions(
+                column_types=dict.fromkeys((TIME, *names), pa.float64()),
+                include_columns=[TIME, *names],
+                null_values=["", "nan", "NaN", "NA"],
+            ),
+        )
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read: {first_line(error)}.") from error
+    columns: dict[str, Any] = {name: rows[name].to_numpy() for name in (TIME, *names)}
+    times = columns.pop(TIME)
+    if not len(times) or not np.isfinite(times).all():
+        raise DataError(f"{path}: every row needs a time in seconds.")
+    found: dict[str, Channel] = {}
+    for name, values in columns.items():
+        channel = make_channel(times, values, f"{path}, {name}")
+        if channel is not None:
+            found[name] = channel
+    longest = max((channel.spacing for channel in found.values()), default=0.0)
+    return Recording(found, float(times[-1]) + longest)
