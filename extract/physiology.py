@@ -1,7 +1,8 @@
 """Physiological signals: channels with rates of their own, brought to one clock and normalised per recording.
 
 Gaps are told apart from measurements: a tick of the clock counts as measured where it lies between two samples that are
-no further apart than `gap` sampling intervals, or within half an interval of a sample. What is not measured is zero and masked, never filled in.
+no further apart than `gap` sampling intervals, or within half an interval of a sample. What is not measured is zero and
+masked, never filled in.
 """
 
 from __future__ import annotations
