@@ -1,0 +1,73 @@
+"""Which form of an operator runs: its Triton kernel or its plain torch reference.
+
+A kernel runs where all of its tensors lie on a CUDA device of compute capability 8.0 or newer, triton can be imported,
+their types are among those that it was written for, and the environment variable MER_KERNELS does not say otherwise:
+
+    MER_KERNELS=auto    kernels wherever they can run (default)
+    MER_KERNELS=off     references everywhere
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cache_schema.errors import SettingsError
+
+VARIABLE = "MER_KERNELS"
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+"""What kernels compute with, summing in float32."""
+CAPABILITY = (8, 0)
+
+
+def kernels_wanted() -> bool:
+    """What MER_KERNELS says.
+
+    Raises:
+        SettingsError: it says something else.
+    """
+    said = os.environ.get(VARIABLE, "auto")
+    if said not in ("auto", "off"):
+        raise SettingsError(f"{VARIABLE}={said!r}: it is auto or off.")
+    return said == "auto"
+
+
+def kernel_runs(*tensors: Tensor, dtypes: Collection[torch.dtype] = FLOATS) -> bool:
+    """Whether the kernel is to be launched on these tensors; those of integers may have any type."""
+    return (
+        kernels_wanted()
+        and all(x.is_cuda and (x.dtype in dtypes or not x.is_floating_point()) for x in tensors)
+        and _device_can(tensors[0].device)
+    )
+
+
+def launching_on(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Triton launches on the current device: inside this, that is the tensor's."""
+    return torch.cuda.device(tensor.device)
+
+
+@lru_cache
+def _device_can(device: torch.device) -> bool:
+    return (
+        torch.version.cuda is not None
+        and find_spec("triton") is not None
+        and torch.cuda.get_device_capability(device) >= CAPABILITY
+    )
+
+
+def folded(x: Tensor, dim: int | None, mapped: int) -> Tensor:
+    """For rules of vmap: the mapped dimension joined with the first one, (mapped * x.shape[0], ...)."""
+    x = x.expand(mapped, *x.shape) if dim is None else x.movedim(dim, 0)
+    return x.flatten(0, 1)
+
+
+def unfolded(x: Tensor, mapped: int) -> Tensor:
+    """The inverse: (mapped, x.shape[0] / mapped, ...)."""
+    return x.unflatten(0, (mapped, -1)) if len(x) else x.view(mapped, 0, *x.shape[1:])
