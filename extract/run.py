@@ -11,6 +11,7 @@ from typing import Any
 
 from cache_schema.errors import DataError, SettingsError
 from cache_schema.parts import Samples
+from cache_schema.registry import unknown_name
 from cache_schema.samples import Utterance
 from cache_schema.store import FeatureStore
 from extract import checkpoints, pipeline
@@ -226,6 +227,11 @@ def _plan(encoder: str, weights: str | None, given: dict[str, Any], settings: Se
     config = module.Config.parse({name: value for name, value in given.items() if name in asked}, encoder)
     mine = [s.removeprefix(f"{encoder}.") for s in settings if s.startswith(f"{encoder}.")]
     config = config.with_assignments(mine, encoder)
+    for channel in getattr(config, "channels", ()):
+        if channel not in given["channels"]:
+            raise SettingsError(
+                f"{encoder}: " + unknown_name("channel of this dataset", channel, list(given["channels"]))
+            )
     checkpoint = None
     if module.HUB is not None:
         checkpoint = checkpoints.resolve(encoder, module.HUB, weights)

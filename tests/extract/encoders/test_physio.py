@@ -133,6 +133,16 @@ def test_what_a_dataset_lacks_runs_nothing_by_default(tmp_path: Path) -> None:
     assert by_default(folder.enumerate_corpus(tmp_path, lambda _: None)) == ["physio", "roberta"]
 
 
+def test_a_channel_that_nothing_measures_is_refused(tmp_path: Path, mer: Callable[..., Any]) -> None:
+    write_session(tmp_path / "root" / "S1", 0.0)
+    line = {"id": "a", "signals": "S1", "label": "x"}
+    (tmp_path / "root" / "manifest.jsonl").write_text(json.dumps(line), encoding="utf-8")
+    words = ["extract", "--dataset", "folder", "--root", tmp_path / "root", "--store", tmp_path / "store"]
+    done = mer(*words, "--set", 'physio.channels=["EAD"]')
+    assert done.code == 1 and "There is no channel of this dataset called 'EAD'. Did you mean 'EDA'?" in done.err
+    assert not (tmp_path / "store").exists()
+
+
 def test_a_dataset_without_recordings_says_so(tmp_path: Path, small_corpus: Path, mer: Callable[..., Any]) -> None:
     done = mer(
         "extract", "--dataset", "meld", "--root", small_corpus, "--store", tmp_path / "s", "--encoders", "physio"
