@@ -18,6 +18,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import verbs.fuse
+import verbs.predict
 import verbs.report
 import verbs.store
 from cache_schema.errors import DataError, MerError, SettingsError, first_line
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 app.add_typer(verbs.store.app, name="store")
 app.add_typer(verbs.fuse.app, name="fuse")
+app.command("predict")(verbs.predict.predict)
 app.command("report")(verbs.report.report)
 
 

@@ -151,7 +151,7 @@ def resolve(encoder: str, hub: HubCheckpoint, weights: str | None) -> Checkpoint
     Raises:
         SettingsError: the weights are not at hand; the line says what brings them.
     """
-    choice = _for_encoder(encoder, weights)
+    choice = choice_for(encoder, weights)
     if choice is None:
         return _from_hub(encoder, hub)
     if choice in _RANDOM:
@@ -191,7 +191,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def _for_encoder(encoder: str, weights: str | None) -> str | None:
+def choice_for(encoder: str, weights: str | None) -> str | None:
     """The part of `--weights` that is for this encoder."""
     if weights is None or not re.match(r"[a-z][a-z0-9-]*=", weights):
         return weights

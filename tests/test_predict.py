@@ -1,0 +1,257 @@
+"""`mer predict` against what training recorded: the same clip has the same features, and so the same answer."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cache_schema.errors import MerError, SettingsError
+from extract.dataset import read_csv, read_text
+from extract.random_weights import make_random_checkpoint
+from extract.run import extract
+from extract.synthetic import SyntheticSpec, make_corpus
+from fuse import run_files
+from fuse.hub import save_pretrained
+from fuse.run import load
+from fuse.train import train_run
+from verbs.prediction import predict
+
+SAME = 2e-3
+"""Of a probability: features are stored in half precision, and a batch of other clips changes the last bits."""
+ARCHS = {
+    "hff": ("layers=1", "steps=2"),
+    "complementary": ("experts=8",),
+    "symphonia": (),
+    "of-cmaer-cat": (),
+}
+
+
+@pytest.fixture(scope="module")
+def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven talking faces in MELD's layout."""
+    folder = tmp_path_factory.mktemp("corpus") / "meld"
+    make_corpus(folder, SyntheticSpec(train=4, dev=1, test=2, size=64))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small random checkpoints of the encoders below, a folder each."""
+    folder = tmp_path_factory.mktemp("weights")
+    for name in ("roberta", "resnet", "vit", "words"):
+        make_random_checkpoint(name, folder / name, "small", seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(small_corpus: Path, small_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus's features."""
+    path = tmp_path_factory.mktemp("predict") / "store"
+    names = ["roberta", "mfcc", "resnet", "vit", "words"]
+    rates = ["resnet.fps=2", "vit.fps=2"]
+    extract("meld", small_corpus, str(path), encoders=names, weights=str(small_weights), settings=rates, device="cpu")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(store: Path) -> Callable[..., Path]:
+    """Gives a run of two seeds of an architecture, trained once."""
+
+    @cache
+    def run(arch: str, *settings: str, target: str | None = None) -> Path:
+        changes = ["max_epochs=2", "d=32", "lr=0.01", *ARCHS[arch], *settings]
+        out = store.parent / "runs"
+        return train_run(store, "meld", arch, assignments=changes, seeds=2, out=out, jobs=1, target=target).run
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def clip(small_corpus: Path) -> Path:
+    """A clip of the test split."""
+    return small_corpus / "output_repeated_splits_test" / "dia0_utt1.mp4"
+
+
+@pytest.fixture(scope="module")
+def transcript(small_corpus: Path, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is said in it."""
+    name = "test_sent_emo.csv"
+    record = list(read_csv(name, read_text(small_corpus / name)))[1]
+    assert (record.values["Dialogue_ID"], record.values["Utterance_ID"]) == ("0", "1")
+    path = tmp_path_factory.mktemp("said") / "said.txt"
+    path.write_text(record.values["Utterance"], "utf-8")
+    return path
+
+
+def recorded(run: Path, id_: str) -> np.ndarray[Any, Any]:
+    """The run's own probabilities of a test utterance (seeds, classes)."""
+    opened = load(run)
+    found = []
+    for seed in opened.record.seeds:
+        seen = run_files.read_seen(opened.place(seed), opened.record.target, "test")
+        assert seen.probabilities is not None
+        found.append(seen.probabilities[seen.ids.index(id_)])
+    return np.stack(found)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_clip_of_the_corpus_is_answered_as_training_recorded(
+    trained: Callable[..., Path], small_weights: Path, clip: Path, transcript: Path, arch: str
+) -> None:
+    run = trained(arch)
+    expected = recorded(run, "test/dia0_utt1")
+    found = predict([clip], run, transcripts=[transcript], weights=str(small_weights), device="cpu")
+    (answer,) = found.answers.values()
+    assert answer.missing == {}
+    assert np.allclose(list((answer.probabilities or {}).values()), expected.mean(axis=0), atol=SAME)
+    assert answer.prediction == found.trained.target.classes[int(expected.mean(axis=0).argmax())]
+    assert np.allclose(list((answer.spread or {}).values()), expected.std(axis=0, ddof=1), atol=SAME)
+    one = predict([clip], run, seed=1, transcripts=[transcript], weights=str(small_weights), device="cpu")
+    (alone,) = one.answers.values()
+    assert np.allclose(list((alone.probabilities or {}).values()), expected[1], atol=SAME)
+    assert alone.spread == {} and "disagreement" not in (alone.uncertainty or {})
+    assert np.abs(expected[0] - expected[1]).max() > 2 * SAME  # or the above would show nothing
+
+
+def test_what_a_clip_lacks_is_masked_and_said(
+    trained: Callable[..., Path], small_weights: Path, clip: Path, transcript: Path, tmp_path: Path
+) -> None:
+    import av
+
+    sound = tmp_path / "sound.wav"
+    with av.open(str(clip)) as source, av.open(str(sound), "w") as out:
+        stream = out.add_stream("pcm_s16le", rate=source.streams.audio[0].rate, layout="mono")
+        for frame in source.decode(audio=0):
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    said: list[str] = []
+    run = trained("hff")
+    found = predict(
+        [clip, sound], run, transcripts=[transcript, transcript], weights=str(small_weights), say=said.append
+    )
+    seen, heard = found.answers.values()
+    assert seen.missing == {} and heard.missing == {"vision": "the clip has no pictures"}
+    assert heard.modalities == ("speech", "text")
+    assert heard.weights is not None and heard.weights["alpha"]["vision"] == 0.0
+    assert any("random weights" in line for line in said)
+    (alone,) = predict([clip], run, transcripts=[transcript], weights=str(small_weights)).answers.values()
+    assert alone.probabilities == seen.probabilities  # whatever else was asked
+
+
+def test_a_timed_transcript_makes_a_conversation(
+    mer: Any, trained: Callable[..., Path], small_weights: Path, clip: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "talk.srt"
+    file.write_text(
+        "1\n00:00:00,000 --> 00:00:01,000\n<i>Well,</i>\n\n2\n00:00:01,100 --> 00:00:01,900\nno.\n", "utf-8"
+    )
+    words = ["predict", clip, "--model", trained("hff", "time=dialogue"), "--weights", small_weights]
+    done = mer(*words, "--transcript", file, "--json")
+    assert done.code == 0, done.err
+    first, second = done.json["clips"][0]["utterances"]
+    assert (first["text"], first["start"], first["end"]) == ("Well,", 0.0, 1.0)
+    assert (second["id"], second["text"], second["missing"]) == ("dia0_utt1.mp4#2", "no.", {})
+    assert abs(sum(second["probabilities"].values()) - 1) < 1e-6
+    table = list(csv.DictReader(io.StringIO(mer(*words, "--transcript", file, "--csv").out)))
+    assert [row["prediction"] for row in table] == [first["prediction"], second["prediction"]]
+    assert float(table[1]["probability_joy"]) == pytest.approx(second["probabilities"]["joy"])
+    shown = mer(*words, "--transcript", file).out
+    assert "0:01.10" in shown and "no." in shown and "random weights: a trial" in shown
+
+
+def test_an_exported_model_answers_as_its_seed_does(
+    trained: Callable[..., Path], small_weights: Path, clip: Path, transcript: Path, tmp_path: Path
+) -> None:
+    run = trained("hff")
+    exported = save_pretrained(load(run), tmp_path / "model", seed=1)
+    given: dict[str, Any] = {"transcripts": [transcript], "weights": str(small_weights), "device": "cpu"}
+    (mine,) = predict([clip], exported, **given).answers.values()
+    (theirs,) = predict([clip], run, seed=1, **given).answers.values()
+    assert mine.probabilities == theirs.probabilities
+    with pytest.raises(MerError, match="seed 1 alone, not of seed 0"):
+        predict([clip], exported, seed=0, **given)
+
+
+def test_a_run_is_portable_and_one_that_does_not_say_how_its_features_are_made_needs_its_store(
+    trained: Callable[..., Path], store: Path, small_weights: Path, clip: Path, transcript: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained("hff"), tmp_path / "run")
+    given: dict[str, Any] = {"transcripts": [transcript], "weights": str(small_weights), "device": "cpu"}
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "store": "/nowhere"}))
+    (with_spec,) = predict([clip], run, **given).answers.values()
+    for facts in record["features"].values():
+        del facts["spec"]
+    (run / "run.json").write_text(json.dumps({**record, "store": str(store)}))
+    (with_store,) = predict([clip], run, **given).answers.values()
+    assert with_spec.probabilities == with_store.probabilities
+    (run / "run.json").write_text(json.dumps({**record, "store": "/nowhere"}))
+    with pytest.raises(MerError, match=r"earlier version.*/nowhere holds no feature store.*Train again"):
+        predict([clip], run, **given)
+
+
+def test_other_weights_than_those_of_the_training_are_refused(
+    mer: Any, trained: Callable[..., Path], small_weights: Path, clip: Path, tmp_path: Path
+) -> None:
+    make_random_checkpoint("roberta", tmp_path / "other", "small", seed=1)
+    words = ["predict", clip, "--model", trained("hff")]
+    done = mer(*words, "--weights", f"roberta={tmp_path / 'other'},resnet={small_weights / 'resnet'}")
+    assert done.code == 1 and done.out == ""
+    assert done.err.startswith("mer: roberta: ") and "holds other weights" in done.err
+    assert done.err.count("\n") == 1
+    shutil.copytree(small_weights / "roberta", tmp_path / "changed")
+    preset = json.loads((tmp_path / "changed" / "tokenizer_config.json").read_text())
+    (tmp_path / "changed" / "tokenizer_config.json").write_text(json.dumps({**preset, "more": 1}))
+    done = mer(*words, "--weights", f"roberta={tmp_path / 'changed'},resnet={small_weights / 'resnet'}")
+    assert done.code == 1 and "tokenizer_config.json beside the weights" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere.mp4"], r"nowhere\.mp4 does not exist"),
+        (["CLIP", "CLIP"], "is given twice"),
+        (["FOLDER"], "is a folder: name its clips"),
+        (["CLIP", "--seed", "7"], "has no seed 7; it has 0, 1"),
+        (["CLIP", "--transcript", "TEXT", "--transcript", "TEXT"], "2 transcripts for 1 clips"),
+        (["TEXT"], "cannot be read as video or sound"),
+        (["CLIP", "--weights", "/nowhere"], "there is no folder /nowhere"),
+        (["CLIP", "--model", "/nowhere"], "/nowhere is no run"),
+        (["CLIP", "--transcript", "CLIP"], "no transcript that is known by its ending"),
+    ],
+)
+def test_errors_are_one_line(
+    mer: Any,
+    trained: Callable[..., Path],
+    small_weights: Path,
+    clip: Path,
+    transcript: Path,
+    words: list[str],
+    message: str,
+) -> None:
+    places = {"CLIP": clip, "FOLDER": clip.parent, "TEXT": transcript}
+    given = ["--model", trained("hff"), "--weights", small_weights, *(places.get(word, word) for word in words)]
+    done = mer("predict", *given)
+    assert (done.code, done.out) == (1, "")
+    assert re.search(message, done.err) and done.err.count("\n") == 1, done.err
+
+
+def test_features_that_were_imported_cannot_be_made_again(store: Path) -> None:
+    from cache_schema.store import FeatureStore
+    from extract.matching import match
+
+    spec = FeatureStore.open(store).feature("meld", "mfcc").spec
+    with pytest.raises(SettingsError, match=r"reads glove as speech.*imported"):
+        match(spec.model_copy(update={"feature": "glove"}), None, "a run")
+    with pytest.raises(SettingsError, match=r"encoder is .* and was 'csv'"):
+        match(spec.model_copy(update={"encoder": "csv"}), None, "a run")
