@@ -112,6 +112,10 @@ def extract(
     device: Annotated[str, typer.Option(help="torch device; auto takes a GPU where there is one.")] = "auto",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N utterances (whole segments).")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Extract failed utterances again.")] = False,
+    decode_seconds: Annotated[
+        float | None, typer.Option(help="Most seconds to decode one clip; default 60 and four times its duration.")
+    ] = None,
+    decode_gb: Annotated[float, typer.Option(help="Most memory, in GB, that decoding one clip may take.")] = 2.0,
     max_failures: Annotated[str, typer.Option(help="More failed utterances than N or P% exit with 1.")] = "1%",
     as_json: AsJson = False,
 ) -> None:
@@ -121,8 +125,10 @@ def extract(
 
     Example: mer extract --dataset meld --root /data/MELD.Raw --encoders roberta,mfcc,resnet
     """
+    from extract.quarantine import DecodeLimits
     from extract.run import extract as run_extract
 
+    limits = DecodeLimits.parse({"seconds": decode_seconds, "gigabytes": decode_gb}, "decoding")
     tolerated = _failure_bound(max_failures)
     with row_bar("extract") as progress:
         report = run_extract(
@@ -137,6 +143,7 @@ def extract(
             device=device,
             limit=limit,
             retry_failed=retry_failed,
+            limits=limits,
             progress=progress,
             say=say,
         )

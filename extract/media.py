@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from cache_schema.errors import MerError, SettingsError, first_line
 from cache_schema.rows import Absent, Failed
 from cache_schema.samples import Utterance
+from extract.containers import open_container, require_file
 from extract.encoder import Clip, FrameRequest, Needs, Stream
 from extract.faces import FaceTrack
+from extract.signals import decode_signals
 from extract.streams import (
     TOLERANCE_SHARE,
     MissedSeekError,
@@ -49,16 +51,16 @@ def probe(path: Path) -> float | None:
     import av
 
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            if _is_picture(container) or container.duration is None:
+        with open_container(path) as container:
+            if _is_picture(container) or container.duration is None or container.duration <= 0:
                 return None
             return float(container.duration / av.time_base)
-    except (av.FFmpegError, OSError, ValueError):
+    except (StreamError, av.FFmpegError, OSError, ValueError):
         return None
 
 
 def decode(root: Path, utterance: Utterance, needs: Sequence[Needs]) -> Clip:
-    """Read everything that `needs` asks of one utterance, opening its file once, and that of its own sound.
+    """Read everything that `needs` asks of one utterance, opening each of its files once.
 
     Sound is FFmpeg's mono downmix, scaled so that it cannot clip, cut to the utterance sample by sample at the
     file's own rate, then resampled to each rate that is asked for. Pictures are converted to RGB and resized
@@ -76,14 +78,33 @@ def decode(root: Path, utterance: Utterance, needs: Sequence[Needs]) -> Clip:
 
     Raises:
         SettingsError: what decodes is not installed, or a model that it needs is not at hand.
+        MemoryError: the clip takes more memory than there is; `quarantine.decode` makes a failure of that too.
     """
+    clip = _decode_media(root, utterance, needs)
+    requests = list(dict.fromkeys(need.signals for need in needs if need.signals is not None))
+    if not requests:
+        return clip
+    signals, digest, reason = decode_signals(root, utterance, requests)
+    unreadable = clip.unreadable if reason is None else clip.unreadable | {"signals": reason}
+    return replace(clip, signals=signals, signals_sha256=digest, unreadable=unreadable)
+
+
+def failed_clip(utterance: Utterance, needs: Sequence[Needs], what: str) -> Clip:
+    """A clip of which nothing could be read but its transcript, for one reason."""
+    clip = _decode(Path(), utterance, [Needs(text=True)] if any(need.text for need in needs) else [])
+    streams = {stream for need in needs for stream in need.streams if stream != "text"}
+    return replace(clip, unreadable=clip.unreadable | dict.fromkeys(streams, Failed(_reason(utterance, what))))
+
+
+def _decode_media(root: Path, utterance: Utterance, needs: Sequence[Needs]) -> Clip:
+    """The sound, the pictures and the transcript."""
     if utterance.sound is None:
         return _decode(root, utterance, needs)
     alone = utterance.model_copy(update={"path": utterance.sound, "sound": None, "start": None, "end": None})
     heard = _decode(root, alone, [replace(need, frames=None) for need in needs])
     seen = _decode(root, utterance, [replace(need, audio_hz=None) for need in needs])
     unreadable = {**seen.unreadable, **heard.unreadable}
-    return Clip(utterance, heard.audio, seen.frames, seen.faces, seen.media_sha256, heard.sound_sha256, unreadable)
+    return replace(seen, audio=heard.audio, sound_sha256=heard.sound_sha256, unreadable=unreadable)
 
 
 def _decode(root: Path, utterance: Utterance, needs: Sequence[Needs]) -> Clip:
@@ -99,19 +120,28 @@ def _decode(root: Path, utterance: Utterance, needs: Sequence[Needs]) -> Clip:
         return Clip(utterance, unreadable=unreadable | dict.fromkeys(media, Absent("the sample has no clip")))
     path = root / utterance.path
     try:
+        require_file(path)
         digest = _digest(path)
         _refuse_cut_riff(path)
         read = _Reading(path, utterance, needs)
         read.run()
-    except MerError:
-        raise  # not this clip's fault: it would be every clip's
+    except (MerError, MemoryError):
+        raise  # not this clip's fault, or not one that this process may survive
     except ImportError as error:
         raise SettingsError(f"Clips cannot be decoded ({first_line(error)}); `mer doctor` tells more.") from error
     except Exception as error:  # noqa: BLE001 - a clip may break a decoder in any way; the run goes on without it
         failure = Failed(_reason(utterance, first_line(error)))
         return Clip(utterance, unreadable=unreadable | dict.fromkeys(media, failure))
     faces = {fps: track for fps, track in read.faces.items() if track is not None}
-    return Clip(utterance, read.audio, read.frames, faces, digest, digest, unreadable | read.unreadable)
+    return Clip(
+        utterance,
+        read.audio,
+        read.frames,
+        faces,
+        media_sha256=digest,
+        sound_sha256=digest,
+        unreadable=unreadable | read.unreadable,
+    )
 
 
 class _Reading:
@@ -148,9 +178,7 @@ class _Reading:
 
     def _pass(self, faces: Mapping[float, FaceTrack | None]) -> None:
         """Read the file once, with the faces that an earlier pass has followed."""
-        import av
-
-        with av.open(str(self.path), metadata_errors="replace") as container:
+        with open_container(self.path) as container:
             try:
                 self._read(container, (self.utterance.start or 0.0) > SEEK_BEYOND, faces)
             except MissedSeekError:

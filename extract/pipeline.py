@@ -13,12 +13,12 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from cache_schema.errors import SettingsError, first_line
@@ -29,14 +29,17 @@ from cache_schema.samples import Utterance
 from cache_schema.writer import FeatureWriter
 from extract.checkpoints import Checkpoint
 from extract.encoder import Clip, Encoder, EncoderConfig, Needs
-from extract.media import decode
 from extract.provenance import provenance
+from extract.quarantine import DEFAULT_LIMITS, DecodeLimits, decode
 
 DECODE_BUDGET_BYTES = 192 << 20
 """Decoded sound and pictures in one window; two windows are held at a time."""
 
 DECODE_THREADS = 4
-"""Clips decoded at once; PyAV and OpenCV release the interpreter while they work."""
+"""Clips decoded at once, each in a process of its own."""
+
+LEAST_CLIP_BYTES = 256 << 10
+"""What any clip counts for in a window, however short it says that it is."""
 
 FACE_SIDE = 224
 """A face that is followed and not cut counts as a picture of this side: it takes time, so windows stay small."""
@@ -78,12 +81,12 @@ class Job:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class Wanted:
     """One utterance with the open segments that want it."""
 
     utterance: Utterance
     stretch: int
-    """Number of the stretch that it belongs to (`_wanted_rows`)."""
+    """Number of the stretch that it belongs to (`wanted_rows`)."""
     takers: tuple[tuple[Job, _OpenSegment, int], ...]
     """(job, segment, row in the segment)."""
 
@@ -137,6 +140,7 @@ def run(
     device: str,
     only: set[str] | None = None,
     progress: Progress = lambda done, total, failed: None,
+    limits: DecodeLimits = DEFAULT_LIMITS,
 ) -> Timing:
     """Extract every segment that is planned and not committed.
 
@@ -146,19 +150,45 @@ def run(
         device: torch device of the encoders; `auto`: a GPU where there is one.
         only: extract only segments that hold one of these utterance ids; None: all.
         progress: called after every window.
+        limits: what decoding one clip may take.
 
     Returns:
         Where the time went.
     """
-    todo = [(job, segment) for job in jobs for segment in job.writer.todo() if _touches(job, segment, only)]
+    return fill(unfinished(jobs, only), root, device, progress, limits)
+
+
+def unfinished(jobs: Sequence[Job], only: set[str] | None = None) -> list[tuple[Job, Segment]]:
+    """The segments that are planned and not committed; with `only`, those that hold one of these utterance ids."""
+    return [(job, segment) for job in jobs for segment in job.writer.todo() if _touches(job, segment, only)]
+
+
+def fill(
+    todo: Sequence[tuple[Job, Segment]],
+    root: Path,
+    device: str,
+    progress: Progress = lambda done, total, failed: None,
+    limits: DecodeLimits = DEFAULT_LIMITS,
+    decode_threads: int = DECODE_THREADS,
+    facts: Mapping[str, Any] = MappingProxyType({}),
+) -> Timing:
+    """Extract these segments; what somebody else has committed by the time of their turn is passed over.
+
+    Args:
+        todo: the segments, in any order: they are shuffled in stretches.
+        root, device, progress, limits: as `run` has them.
+        decode_threads: clips decoded at once.
+        facts: what is recorded with each segment, beside what `provenance` says.
+    """
+    jobs = list({id(job): job for job, _ in todo}.values())
     total = sum(sum(job.writer.current(segment)) for job, segment in todo)
     timing, done, failed = Timing(), 0, 0
     progress(done, total, failed)
     if not todo:
         return timing
-    device = _resolve(device)
-    with _SegmentWriter(device) as sink, _decode_pool() as pool:
-        for window in _decoded_windows(_wanted_rows(todo), root, pool, timing):
+    device = resolve_device(device)
+    with SegmentWriter(device, facts) as sink, _decode_pool(decode_threads) as pool:
+        for window in _decoded_windows(wanted_rows(todo), root, pool, timing, limits):
             for job in jobs:
                 rows, bad = _encode(job, window, device, timing)
                 done, failed = done + rows, failed + bad
@@ -171,16 +201,16 @@ def run(
 
 
 @contextmanager
-def _decode_pool() -> Iterator[ThreadPoolExecutor]:
+def _decode_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
     """Threads that decode; a run that is stopped does not wait for clips that nobody will read."""
-    pool = ThreadPoolExecutor(DECODE_THREADS, "decode")
+    pool = ThreadPoolExecutor(threads, "decode")
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _resolve(device: str) -> str:
+def resolve_device(device: str) -> str:
     """The torch device that `device` means.
 
     Raises:
@@ -203,13 +233,13 @@ def _touches(job: Job, segment: Segment, only: set[str] | None) -> bool:
     return only is None or any(u.id in only for u in job.writer.utterances(segment))
 
 
-def _wanted_rows(todo: Sequence[tuple[Job, Segment]]) -> Iterator[_Wanted]:
+def wanted_rows(todo: Sequence[tuple[Job, Segment]]) -> Iterator[Wanted]:
     """Each utterance once, with all the segments that want it.
 
     Segments that overlap form a stretch. The stretches are shuffled, so that machines working on one corpus
     start in different places, and a stretch that somebody else has committed by then is passed over.
     """
-    stretches = _stretches(todo)
+    stretches = stretches_of(todo)
     random.shuffle(stretches)
     for number, stretch in enumerate(stretches):
         takers: dict[int, list[tuple[Job, _OpenSegment, int]]] = defaultdict(list)
@@ -224,10 +254,10 @@ def _wanted_rows(todo: Sequence[tuple[Job, Segment]]) -> Iterator[_Wanted]:
                 utterances[segment.start + index] = utterance
                 takers[segment.start + index].append((job, open_segment, index))
         for row in sorted(takers):
-            yield _Wanted(utterances[row], number, tuple(takers[row]))
+            yield Wanted(utterances[row], number, tuple(takers[row]))
 
 
-def _stretches(todo: Sequence[tuple[Job, Segment]]) -> list[list[tuple[Job, Segment]]]:
+def stretches_of(todo: Sequence[tuple[Job, Segment]]) -> list[list[tuple[Job, Segment]]]:
     """The segments grouped so that no two groups share a row."""
     groups: list[list[tuple[Job, Segment]]] = []
     part, stop = "", 0
@@ -240,33 +270,56 @@ def _stretches(todo: Sequence[tuple[Job, Segment]]) -> list[list[tuple[Job, Segm
     return groups
 
 
-Window = list[tuple[_Wanted, Clip]]
+Window = list[tuple[Wanted, Clip]]
+
+
+_Submitted = list[tuple[Wanted, "Future[Clip | None]"]]
 
 
 def _decoded_windows(
-    wanted: Iterable[_Wanted], root: Path, pool: ThreadPoolExecutor, timing: Timing
+    wanted: Iterable[Wanted], root: Path, pool: ThreadPoolExecutor, timing: Timing, limits: DecodeLimits
 ) -> Iterator[Window]:
     """Windows of decoded clips, the next one being decoded while the caller works on the last."""
-    ahead: list[tuple[_Wanted, Future[Clip]]] | None = None
+    ahead: _Submitted | None = None
     for group in _by_budget(wanted):
-        submitted = [(w, pool.submit(decode, root, w.utterance, w.needs)) for w in group]
+        submitted: _Submitted = [(w, pool.submit(_decode_expected, root, w, limits)) for w in group]
         if ahead is not None:
-            yield _collect(ahead, timing)
+            yield from _windows(ahead, root, timing, limits)
         ahead = submitted
     if ahead is not None:
-        yield _collect(ahead, timing)
+        yield from _windows(ahead, root, timing, limits)
 
 
-def _collect(submitted: list[tuple[_Wanted, Future[Clip]]], timing: Timing) -> Window:
+def _decode_expected(root: Path, wanted: Wanted, limits: DecodeLimits) -> Clip | None:
+    """A clip; None where it holds far more than its nominal duration says, which its window has no room for."""
+    clip = decode(root, wanted.utterance, wanted.needs, limits)
+    held = sum(array.nbytes for arrays in (clip.audio, clip.frames) for array in arrays.values())
+    return clip if held <= 4 * _nominal_bytes(wanted) else None
+
+
+def _windows(submitted: _Submitted, root: Path, timing: Timing, limits: DecodeLimits) -> Iterator[Window]:
+    """The window, and each clip that it has no room for alone, decoded again."""
+    decoded = _collect(submitted, timing)
+    larger = [wanted for wanted, clip in decoded if clip is None]
+    yield [(wanted, clip) for wanted, clip in decoded if clip is not None]
+    del decoded, submitted[:]
+    for wanted in larger:
+        started = time.perf_counter()
+        clip = decode(root, wanted.utterance, wanted.needs, limits)
+        timing.decode_wait += time.perf_counter() - started
+        yield [(wanted, clip)]
+
+
+def _collect(submitted: _Submitted, timing: Timing) -> list[tuple[Wanted, Clip | None]]:
     started = time.perf_counter()
     window = [(wanted, future.result()) for wanted, future in submitted]
     timing.decode_wait += time.perf_counter() - started
     return window
 
 
-def _by_budget(wanted: Iterable[_Wanted]) -> Iterator[list[_Wanted]]:
+def _by_budget(wanted: Iterable[Wanted]) -> Iterator[list[Wanted]]:
     """Rows that are decoded together, of one stretch each: what is in a batch does not depend on the shuffle."""
-    group: list[_Wanted] = []
+    group: list[Wanted] = []
     size = 0
     for row in wanted:
         cost = _nominal_bytes(row)
@@ -279,7 +332,7 @@ def _by_budget(wanted: Iterable[_Wanted]) -> Iterator[list[_Wanted]]:
         yield group
 
 
-def _nominal_bytes(wanted: _Wanted) -> int:
+def _nominal_bytes(wanted: Wanted) -> int:
     """What decoding the utterance will take, by its nominal duration."""
     duration = wanted.utterance.duration or 5.0
     rates = {n.audio_hz for n in wanted.needs if n.audio_hz is not None}
@@ -290,7 +343,7 @@ def _nominal_bytes(wanted: _Wanted) -> int:
         + 4 * sum(rates)
         + sum(p.fps * 3 * (p.size or FACE_SIDE) ** 2 for p in pictures)
     )
-    return 4096 + int(duration * per_second)
+    return max(4096 if per_second == 0 else LEAST_CLIP_BYTES, int(duration * per_second))
 
 
 def _encode(job: Job, window: Window, device: str, timing: Timing) -> tuple[int, int]:
@@ -328,16 +381,17 @@ def _completed(window: Window) -> list[tuple[Job, _OpenSegment]]:
     return list(found.values())
 
 
-class _SegmentWriter:
+class SegmentWriter:
     """Commits finished segments on a thread of its own; an error there ends the run."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, facts: Mapping[str, Any]) -> None:
         self._device = device
+        self._facts = dict(facts)
         self._pool = ThreadPoolExecutor(1, "write")
         self._slots = threading.Semaphore(2)
         self._pending: list[Future[None]] = []
 
-    def __enter__(self) -> _SegmentWriter:
+    def __enter__(self) -> SegmentWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
@@ -355,7 +409,7 @@ class _SegmentWriter:
     def _commit(self, job: Job, open_segment: _OpenSegment) -> None:
         try:
             rows = [row for row in open_segment.rows if row is not None]
-            facts = provenance(self._device)
+            facts = provenance(self._device) | self._facts
             if job.writer.commit(open_segment.segment, rows, open_segment.inputs, facts):
                 job.committed_rows += sum(open_segment.current)
                 job.written += sum(not isinstance(row, (Failed, Absent)) for row in rows)

@@ -18,8 +18,8 @@ from extract import checkpoints, pipeline
 from extract.dataset import Enumeration
 from extract.datasets import DATASETS
 from extract.encoders import ENCODERS
-from extract.media import probe
 from extract.pipeline import Job, Progress, Timing
+from extract.quarantine import DEFAULT_LIMITS, DecodeLimits, probe
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ def extract(
     device: str = "auto",
     limit: int | None = None,
     retry_failed: bool = False,
+    limits: DecodeLimits = DEFAULT_LIMITS,
     progress: Progress = lambda done, total, failed: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Report:
@@ -120,6 +121,7 @@ def extract(
         device: torch device of the encoders; `auto`: a GPU where there is one.
         limit: read only the first utterances of the corpus, rounded up to whole segments.
         retry_failed: extract again the utterances that have a recorded failure.
+        limits: what decoding one clip may take.
         progress: called with (rows done, rows to do, rows failed).
         say: called with each line that is worth showing before the work begins.
 
@@ -175,7 +177,7 @@ def extract(
             if others:
                 say(f"{len(again)} samples are to be extracted again; run this for {', '.join(others)} too.")
             jobs = [replace(job, writer=store.writer(dataset_name, job.spec)) for job in jobs]
-    timing = pipeline.run(jobs, root, device, only, progress)
+    timing = pipeline.run(jobs, root, device, only, progress, limits)
     return _report(store, dataset_name, jobs, corpus.notes, time.perf_counter() - started, timing)
 
 

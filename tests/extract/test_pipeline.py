@@ -100,9 +100,9 @@ def test_a_clip_is_decoded_once_for_all_encoders(run: Any, monkeypatch: pytest.M
     decoded: Counter[str] = Counter()
     real = pipeline.decode
 
-    def counted(root: Path, utterance: Any, needs: Any) -> Any:
+    def counted(root: Path, utterance: Any, *given: Any) -> Any:
         decoded[utterance.id] += 1
-        return real(root, utterance, needs)
+        return real(root, utterance, *given)
 
     monkeypatch.setattr(pipeline, "decode", counted)
     run()
@@ -304,7 +304,7 @@ def test_segments_are_grouped_so_that_no_row_is_in_two_groups(sizes: list[int], 
     for number, size in enumerate(sizes):
         pieces = [Piece(part, a, min(a + size, rows)) for part in ("a", "b") for a in range(0, rows, size)]
         todo += [(SimpleNamespace(number=number), piece) for piece in pieces if data.draw(st.booleans())]
-    groups = pipeline._stretches(todo)
+    groups = pipeline.stretches_of(todo)
     assert sorted(map(repr, (pair for group in groups for pair in group))) == sorted(map(repr, todo))
     covered = [{(piece.part, row) for _, piece in group for row in range(piece.start, piece.stop)} for group in groups]
     assert sum(map(len, covered)) == len(set().union(*covered, set()))
