@@ -79,6 +79,11 @@ class Job:
             self._encoder = self.module.Encoder(self.config, self.checkpoint, device)
         return self._encoder
 
+    def take_encoder(self, others: Sequence[Job]) -> None:
+        """Go on with the loaded encoder of another job, where one has the same settings and weights."""
+        mine = self.spec.fingerprint()
+        self._encoder = next((j._encoder for j in others if j.spec.fingerprint() == mine), self._encoder)
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -216,6 +221,8 @@ def resolve_device(device: str) -> str:
     Raises:
         SettingsError: torch knows no such device, or there is none on this machine.
     """
+    if device == "cpu":
+        return device
     import torch
 
     if device == "auto":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -22,17 +23,23 @@ PACKAGES = (
 
 
 def provenance(device: str) -> dict[str, object]:
-    """Host, device, library versions and the time now (UTC)."""
+    """Host, device, torch's threads (None where it is not loaded), library versions and the time now (UTC).
+
+    On a CPU the number of threads may change the last bits of a forward pass.
+    """
+    torch = sys.modules.get("torch")
     return {
         "host": platform.node(),
         "device": device,
-        "versions": _versions(),
+        "threads": torch.get_num_threads() if torch is not None else None,
+        "versions": versions(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
 @cache
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python, mer, and what the features come from."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
