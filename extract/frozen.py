@@ -1,8 +1,8 @@
-"""What the encoders over frozen torch models share: loading, batches under a budget, and rows in order."""
+"""What the encoders over frozen torch models share: their specification, loading, inference and what is stored."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pickle import UnpicklingError
 from types import MappingProxyType
@@ -134,26 +134,6 @@ def inference() -> Iterator[None]:
 
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         yield
-
-
-def budget_for(device: str, cpu: int, accelerator: int) -> int:
-    """How much goes through a model at once: little on a CPU, where caches count, much on an accelerator."""
-    return cpu if device == "cpu" else accelerator
-
-
-def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices grouped by similar length, each group's padded size (longest times number) within `budget`.
-
-    An item longer than the budget is a group of its own.
-    """
-    group: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if group and lengths[group[0]] * (len(group) + 1) > budget:
-            yield group
-            group = []
-        group.append(index)
-    if group:
-        yield group
 
 
 def stored(values: NDArray[np.float32], config: EncoderConfig) -> NDArray[np.generic] | Failed:

@@ -17,9 +17,10 @@ from pydantic import Field
 from cache_schema.errors import SettingsError
 from cache_schema.feature_spec import ArraySpec, FeatureSpec
 from cache_schema.rows import Failed, Row
+from extract.batching import Batches, budget_for, to_device
 from extract.checkpoints import Checkpoint
 from extract.encoder import Clip, EncoderConfig
-from extract.frozen import batches, budget_for, feature_spec, inference, load, stored
+from extract.frozen import feature_spec, load, stored
 
 WORD_PIECE_FORMS = (("tokenizer.json",), ("vocab.txt",))
 """The files of a BERT tokenizer."""
@@ -99,43 +100,50 @@ class TokenEncoder:
         import transformers
 
         self.config, self.device = config, device
-        self.budget = budget or budget_for(device, cpu=1024, accelerator=65536)
+        self.batches = Batches(budget or budget_for(device, cpu=1024, accelerator=65536), device)
         self.model = load(model, checkpoint, device, config.compute_dtype, **options)
         self.tokenizer = getattr(transformers, tokenizer).from_pretrained(checkpoint.folder, local_files_only=True)
         self.most = self.model.config.max_position_embeddings - offset
 
     def encode(self, clips: Sequence[Clip]) -> Iterator[Row]:
         """One row per transcript, in order; `Failed` where it is longer than the model takes."""
-        tokens = [self._tokens(clip.utterance.text or "") for clip in clips]
-        lengths = [len(ids) for ids, _ in tokens]
-        rows: list[Row] = [Failed(f"the transcript has {n} tokens and the model takes {self.most}") for n in lengths]
-        readable = [i for i, length in enumerate(lengths) if length <= self.most]
-        for batch in batches([lengths[i] for i in readable], self.budget):
-            chosen = [readable[k] for k in batch]
-            hidden = self._forward([tokens[i][0] for i in chosen])
-            for i, vectors in zip(chosen, hidden, strict=True):
-                rows[i] = self._row(vectors[: lengths[i]], tokens[i][1])
+        if not clips:
+            return
+        ids, offsets = self._tokens([clip.utterance.text or "" for clip in clips])
+        rows: list[Row] = [Failed(f"the transcript has {len(i)} tokens and the model takes {self.most}") for i in ids]
+        readable = [index for index, own in enumerate(ids) if len(own) <= self.most]
+        chosen = [ids[index] for index in readable]
+        for items, found in self.batches.run(
+            [len(own) for own in chosen], lambda items: {"values": self._forward([chosen[k] for k in items])}
+        ):
+            for k, item in enumerate(items):
+                index = readable[item]
+                if isinstance(found, Failed):
+                    rows[index] = Failed(f"the transcript {found.reason}")
+                else:
+                    rows[index] = self._row(found["values"][k, : len(ids[index])], offsets[index])
         yield from rows
 
-    def _row(self, vectors: NDArray[np.float32], offsets: NDArray[np.int32]) -> Row:
+    def _row(self, vectors: NDArray[np.float32], offsets: Sequence[tuple[int, int]]) -> Row:
         values = stored(vectors, self.config)
         if isinstance(values, Failed):
             return values
-        return {"values": values, "offsets": offsets} if self.config.pool == "none" else {"values": values}
+        pooled = self.config.pool != "none"
+        return {"values": values} if pooled else {"values": values, "offsets": np.asarray(offsets, np.int32)}
 
-    def _tokens(self, text: str) -> tuple[list[int], NDArray[np.int32]]:
-        """(ids, offsets int32 (tokens, 2)) of a transcript."""
+    def _tokens(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
+        """The ids of each transcript, and where in it the characters of each token lie."""
         found = self.tokenizer(
-            text,
+            texts,
             return_offsets_mapping=True,
             truncation=self.config.truncate,
             max_length=self.most if self.config.truncate else None,
             verbose=False,
         )
-        return found["input_ids"], np.asarray(found["offset_mapping"], np.int32)
+        return found["input_ids"], found["offset_mapping"]
 
-    def _forward(self, ids: Sequence[list[int]]) -> NDArray[np.float32]:
-        """Hidden states (batch, longest, width), float32, of a padded batch."""
+    def _forward(self, ids: Sequence[list[int]]) -> Any:
+        """Hidden states (batch, longest, width) of a padded batch."""
         import torch
 
         longest = max(map(len, ids))
@@ -144,16 +152,13 @@ class TokenEncoder:
         for row, tokens in enumerate(ids):
             padded[row, : len(tokens)] = torch.tensor(tokens)
             mask[row, : len(tokens)] = 1
-        with inference():
-            layer = self.config.layer
-            out = self.model(
-                padded.to(self.device),
-                attention_mask=mask.to(self.device),
-                output_hidden_states=layer is not None,
-            )
-            hidden = out.last_hidden_state if layer is None else out.hidden_states[layer]
-            states: NDArray[np.float32] = hidden.float().cpu().numpy()
-            return states
+        layer = self.config.layer
+        out = self.model(
+            to_device(padded, self.device),
+            attention_mask=to_device(mask, self.device),
+            output_hidden_states=layer is not None,
+        )
+        return out.last_hidden_state if layer is None else out.hidden_states[layer]
 
 
 def write_word_pieces(sentences: Sequence[str], vocabulary: int, folder: Path, lower_case: bool) -> None:

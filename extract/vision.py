@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,13 @@ from cache_schema.errors import SettingsError
 from cache_schema.feature_spec import MASK, ArraySpec
 from cache_schema.rows import Failed, Row
 from extract import faces
+from extract.batching import Arrays, Batches, to_device
 from extract.checkpoints import Checkpoint
 from extract.encoder import Clip, FrameRequest, VisionConfig
-from extract.frozen import inference, stored
+from extract.frozen import stored
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 THERE = ArraySpec(name=MASK, dtype="bool", tail=())
 """Whether a face was found in the frame."""
@@ -69,7 +73,7 @@ class Pixels:
         """Frames (n, size, size, 3) as the model's input (n, 3, size, size)."""
         import torch
 
-        pixels = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).float() * self.scale
+        pixels = to_device(torch.from_numpy(frames), device).permute(0, 3, 1, 2).float() * self.scale
         mean, sd = (torch.tensor(v, device=device)[:, None, None] for v in (self.mean, self.sd))
         return ((pixels - mean) / sd).to(dtype)
 
@@ -92,34 +96,48 @@ def encode_frames(
     clips: Sequence[Clip],
     request: FrameRequest,
     config: VisionConfig,
-    budget: int,
-    forward: Callable[[NDArray[np.uint8]], dict[str, Any]],
+    batches: Batches,
+    forward: Callable[[NDArray[np.uint8]], dict[str, Tensor]],
 ) -> Iterator[Row]:
-    """One row per clip, in order, frames of many clips going through the model together.
+    """One row per clip, in order, each as soon as it is there; frames of many clips go through the model together.
 
     Args:
         clips: with the frames of `request`.
         request: which frames.
         config: the encoder's settings.
-        budget: frames in one batch.
+        batches: of frames.
         forward: frames (n, size, size, 3) to tensors by name, each (n, *tail).
     """
-    if not clips:
-        return
     masks = [clip.faces[request.fps].there if request.crop == "face" else None for clip in clips]
-    frames = [
-        clip.frames[request] if mask is None else clip.frames[request][mask]
+    wanted = [
+        np.arange(len(clip.frames[request])) if mask is None else np.flatnonzero(mask)
         for clip, mask in zip(clips, masks, strict=True)
     ]
-    with inference():
-        parts = [
-            {name: tensor.float().cpu().numpy() for name, tensor in forward(batch).items()}
-            for batch in _batches(frames, budget)
-        ]
-    ends = np.cumsum([len(f) for f in frames])[:-1]
-    whole = {name: np.split(np.concatenate([part[name] for part in parts]), ends) for name in parts[0]}
-    for index, mask in enumerate(masks):
-        yield masked_row({name: arrays[index] for name, arrays in whole.items()}, mask, config)
+    places = [(number, frame) for number, own in enumerate(wanted) for frame in own]
+
+    def pictures(items: list[int]) -> dict[str, Tensor]:
+        return forward(
+            np.stack([clips[number].frames[request][frame] for number, frame in map(places.__getitem__, items)])
+        )
+
+    seen: list[Arrays | Failed] = []
+    for items, found in batches.run([1] * len(places), pictures):  # of one length: in order
+        for k, item in enumerate(items):
+            seen.append(found if isinstance(found, Failed) else {name: array[k] for name, array in found.items()})
+            number, _ = places[item]
+            if len(seen) == len(wanted[number]):
+                yield _row(seen, masks[number], config)
+                seen = []
+
+
+def _row(seen: Sequence[Arrays | Failed], mask: NDArray[np.bool_] | None, config: VisionConfig) -> Row:
+    """The row of a clip, from what was found in each of its frames."""
+    frames: list[Arrays] = []
+    for frame in seen:
+        if isinstance(frame, Failed):
+            return Failed(f"a picture {frame.reason}")
+        frames.append(frame)
+    return masked_row({name: np.stack([frame[name] for frame in frames]) for name in frames[0]}, mask, config)
 
 
 def masked_row(found: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_] | None, config: VisionConfig) -> Row:
@@ -137,20 +155,3 @@ def masked_row(found: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_] | None
     if mask is not None and config.pool == "none":
         row[THERE.name] = mask
     return row
-
-
-def _batches(frames: Sequence[NDArray[np.uint8]], budget: int) -> Iterator[NDArray[np.uint8]]:
-    """All frames of all clips, `budget` at a time."""
-    pending: list[NDArray[np.uint8]] = []
-    room = budget
-    for clip in frames:
-        at = 0
-        while at < len(clip):
-            piece = clip[at : at + room]
-            pending.append(piece)
-            at, room = at + len(piece), room - len(piece)
-            if room == 0:
-                yield np.concatenate(pending)
-                pending, room = [], budget
-    if pending:
-        yield np.concatenate(pending)

@@ -21,14 +21,15 @@ from pydantic import Field
 from cache_schema.errors import SettingsError
 from cache_schema.feature_spec import ArraySpec, FeatureSpec, Modality
 from cache_schema.rows import Failed, Row
+from extract.batching import Batches, budget_for, to_device
 from extract.checkpoints import PREPROCESSOR, Checkpoint, HubCheckpoint
 from extract.encoder import Clip, EncoderConfig, Languages, Needs
-from extract.frozen import batches, budget_for, feature_spec, inference, load, stored
+from extract.frozen import feature_spec, load, stored
 
 SUMMARY = "HuBERT: a vector per 20 ms of speech"
 MODALITY: Modality = "speech"
 DEFAULT_FOR: Languages = "any"
-HUB = HubCheckpoint("facebook/hubert-base-ls960", licence="Apache-2.0", assets=PREPROCESSOR)
+HUB = HubCheckpoint("facebook/hubert-base-ls960", licence="Apache-2.0", parameters=94_371_712, assets=PREPROCESSOR)
 VERSION = 1
 
 
@@ -92,7 +93,8 @@ class Encoder:
         from transformers import Wav2Vec2FeatureExtractor
 
         self.config, self.device, self.rate = config, device, _rate(checkpoint)
-        self.budget = budget or budget_for(device, cpu=20 * self.rate, accelerator=600 * self.rate)
+        default = budget_for(device, cpu=20 * self.rate, accelerator=600 * self.rate)
+        self.batches = Batches(budget or default, device)
         self.model = load("HubertModel", checkpoint, device, config.compute_dtype)
         self.normalise = Wav2Vec2FeatureExtractor.from_pretrained(checkpoint.folder, local_files_only=True)
         self.kernels, self.strides = self.model.config.conv_kernel, self.model.config.conv_stride
@@ -113,15 +115,24 @@ class Encoder:
             for s in sounds
         ]
         readable = [i for i, sound in enumerate(sounds) if len(sound) >= self.fewest]
-        for batch in batches([len(sounds[i]) for i in readable], self.budget):
-            chosen = [readable[k] for k in batch]
-            for i, vectors in zip(chosen, self._forward([sounds[i] for i in chosen]), strict=True):
-                values = stored(vectors, self.config)
-                rows[i] = values if isinstance(values, Failed) else {"values": values}
+        chosen = [sounds[i] for i in readable]
+        for items, found in self.batches.run(
+            [len(sound) for sound in chosen], lambda items: {"values": self._forward([chosen[k] for k in items])}
+        ):
+            for k, item in enumerate(items):
+                rows[readable[item]] = self._row(
+                    found if isinstance(found, Failed) else found["values"][k], chosen[item]
+                )
         yield from rows
 
-    def _forward(self, sounds: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """Hidden states (frames, width), float32, of each clip of a batch."""
+    def _row(self, found: NDArray[np.float32] | Failed, sound: NDArray[np.float32]) -> Row:
+        if isinstance(found, Failed):
+            return Failed(f"the sound of {len(sound) / self.rate:.0f} s {found.reason}")
+        values = stored(found[: frames_of(len(sound), self.kernels, self.strides)], self.config)
+        return values if isinstance(values, Failed) else {"values": values}
+
+    def _forward(self, sounds: Sequence[NDArray[np.float32]]) -> Any:
+        """Hidden states (batch, frames, width) of a padded batch."""
         import torch
 
         padded = torch.zeros(len(sounds), max(map(len, sounds)))
@@ -132,42 +143,40 @@ class Encoder:
             )
             mask[row, : len(sound)] = 1
         if self.norm is not None:
-            lengths = [frames_of(len(s), self.kernels[:1], self.strides[:1]) for s in sounds]
-            self.norm.frames = torch.tensor(lengths, device=self.device)
-        with inference():
-            layer = self.config.layer
-            out = self.model(
-                padded.to(self.device, self.model.dtype),
-                mask.to(self.device) if len(sounds) > 1 else None,
-                output_hidden_states=layer is not None,
-            )
-            hidden = (out.last_hidden_state if layer is None else out.hidden_states[layer]).float().cpu().numpy()
-        return [h[: frames_of(len(s), self.kernels, self.strides)] for h, s in zip(hidden, sounds, strict=True)]
+            self.norm.frames = [frames_of(len(s), self.kernels[:1], self.strides[:1]) for s in sounds]
+        layer = self.config.layer
+        out = self.model(
+            to_device(padded, self.device).to(self.model.dtype),
+            to_device(mask, self.device) if len({len(s) for s in sounds}) > 1 else None,
+            output_hidden_states=layer is not None,
+        )
+        return out.last_hidden_state if layer is None else out.hidden_states[layer]
 
 
 def own_frames_norm(group_norm: Any) -> Any:
     """A GroupNorm of one channel a group whose mean and variance are over each clip's own frames.
 
-    Set `frames` (batch,) before each forward; (batch, channels, time) in and out.
+    Set `frames`, the number of each clip's, before each forward; (batch, channels, time) in and out. What lies beyond a
+    clip's frames is left as it is.
     """
     import torch
 
     class OwnFramesNorm(torch.nn.Module):
-        frames: torch.Tensor
+        frames: Sequence[int]
 
         def __init__(self) -> None:
             super().__init__()
             self.weight, self.bias, self.eps = group_norm.weight, group_norm.bias, group_norm.eps
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            inside = (torch.arange(x.shape[-1], device=x.device) < self.frames[:, None])[:, None]
-            wide, count = x.float(), self.frames[:, None, None]
-            mean = (wide * inside).sum(-1, keepdim=True) / count
-            centred = (wide - mean) * inside
-            variance = centred.square().sum(-1, keepdim=True) / count
-            normal = centred * torch.rsqrt(variance + self.eps)
-            scaled: torch.Tensor = normal * self.weight.float()[:, None] + self.bias.float()[:, None]
-            return scaled.to(x.dtype)
+            if min(self.frames) == x.shape[-1]:
+                return self._normal(x)
+            for own, count in zip(x, self.frames, strict=True):
+                own[:, :count] = self._normal(own[None, :, :count])[0]
+            return x
+
+        def _normal(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.group_norm(x, x.shape[1], self.weight, self.bias, self.eps)
 
     return OwnFramesNorm()
 

@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 
 from cache_schema.feature_spec import ArraySpec, FeatureSpec, Modality
 from cache_schema.rows import Row
+from extract.batching import Batches, budget_for
 from extract.checkpoints import PREPROCESSOR, Checkpoint, HubCheckpoint
 from extract.encoder import Clip, Languages, Needs, VisionConfig
-from extract.frozen import budget_for, feature_spec, load
+from extract.frozen import feature_spec, load
 from extract.vision import Pixels, encode_frames, face_assets, with_mask
 
 SUMMARY = "ResNet: the average-pooled feature map of each video frame"
 MODALITY: Modality = "vision"
 DEFAULT_FOR: Languages = "any"
-HUB = HubCheckpoint("microsoft/resnet-18", licence="Apache-2.0", assets=PREPROCESSOR)
+HUB = HubCheckpoint("microsoft/resnet-18", licence="Apache-2.0", parameters=11_176_512, assets=PREPROCESSOR)
 VERSION = 1
 
 
@@ -70,13 +71,13 @@ class Encoder:
 
     def __init__(self, config: Config, checkpoint: Checkpoint, device: str, budget: int | None = None) -> None:
         self.config, self.device = config, device
-        self.budget = budget or budget_for(device, cpu=16, accelerator=512)
+        self.batches = Batches(budget or budget_for(device, cpu=8, accelerator=512), device)
         self.pixels = Pixels.of(checkpoint)
         self.model = load("ResNetModel", checkpoint, device, config.compute_dtype)
 
     def encode(self, clips: Sequence[Clip]) -> Iterator[Row]:
         """One row per clip, in order."""
-        return encode_frames(clips, self.pixels.request(self.config), self.config, self.budget, self._forward)
+        return encode_frames(clips, self.pixels.request(self.config), self.config, self.batches, self._forward)
 
     def _forward(self, frames: NDArray[np.uint8]) -> dict[str, Any]:
         pixels = self.pixels.tensor(frames, self.device, self.model.dtype)

@@ -22,15 +22,18 @@ from pydantic import Field
 from cache_schema.errors import SettingsError
 from cache_schema.feature_spec import ArraySpec, FeatureSpec, Modality
 from cache_schema.rows import Row
+from extract.batching import Batches, budget_for
 from extract.checkpoints import PREPROCESSOR, Checkpoint, HubCheckpoint
 from extract.encoder import Clip, Languages, Needs, VisionConfig
-from extract.frozen import budget_for, feature_spec, load
+from extract.frozen import feature_spec, load
 from extract.vision import Pixels, encode_frames, face_assets, with_mask
 
 SUMMARY = "ViT: the class token of each video frame, on request with a grid of patch tokens"
 MODALITY: Modality = "vision"
 DEFAULT_FOR: Languages = "any"
-HUB = HubCheckpoint("google/vit-base-patch16-224-in21k", licence="Apache-2.0", assets=PREPROCESSOR)
+HUB = HubCheckpoint(
+    "google/vit-base-patch16-224-in21k", licence="Apache-2.0", parameters=85_798_656, assets=PREPROCESSOR
+)
 VERSION = 1
 
 
@@ -100,7 +103,7 @@ class Encoder:
 
     def __init__(self, config: Config, checkpoint: Checkpoint, device: str, budget: int | None = None) -> None:
         self.config, self.device, self.side = config, device, _side(checkpoint)
-        self.budget = budget or budget_for(device, cpu=16, accelerator=256)
+        self.batches = Batches(budget or budget_for(device, cpu=8, accelerator=256), device)
         self.pixels = Pixels.of(checkpoint)
         # Only the plain implementation of attention gives its weights.
         options = {"attn_implementation": "eager"} if config.attention else {}
@@ -108,7 +111,7 @@ class Encoder:
 
     def encode(self, clips: Sequence[Clip]) -> Iterator[Row]:
         """One row per clip, in order."""
-        return encode_frames(clips, self.pixels.request(self.config), self.config, self.budget, self._forward)
+        return encode_frames(clips, self.pixels.request(self.config), self.config, self.batches, self._forward)
 
     def _forward(self, frames: NDArray[np.uint8]) -> dict[str, Any]:
         config = self.config

@@ -28,14 +28,15 @@ from extract.alignment import (
     load_whisper,
     words_of,
 )
+from extract.batching import budget_for
 from extract.checkpoints import Checkpoint, HubCheckpoint
 from extract.encoder import Clip, EncoderConfig, Languages, Needs
-from extract.frozen import budget_for, feature_spec
+from extract.frozen import feature_spec
 
 SUMMARY = "Whisper: when each word of the transcript is spoken, by forced alignment"
 MODALITY: Modality = "text"
 DEFAULT_FOR: Languages = ()
-HUB = HubCheckpoint("openai/whisper-base", licence="Apache-2.0", assets=(GENERATION,))
+HUB = HubCheckpoint("openai/whisper-base", licence="Apache-2.0", parameters=72_593_920, assets=(GENERATION,))
 VERSION = 1
 MULTILINGUAL_VOCABULARY = 51865
 WORDS_PER_SECOND = 2.5
