@@ -18,6 +18,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import verbs.fuse
+import verbs.models
 import verbs.predict
 import verbs.report
 import verbs.store
@@ -44,6 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(verbs.models.app, name="models")
 app.add_typer(verbs.store.app, name="store")
 app.add_typer(verbs.fuse.app, name="fuse")
 app.command("predict")(verbs.predict.predict)
@@ -112,10 +114,18 @@ def extract(
     device: Annotated[str, typer.Option(help="torch device; auto takes a GPU where there is one.")] = "auto",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N utterances (whole segments).")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Extract failed utterances again.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine, spread over its GPUs.")] = 1,
+    cluster: Annotated[
+        str | None, typer.Option(help="A running dask scheduler: tcp://HOST:8786, or its --scheduler-file.")
+    ] = None,
     decode_seconds: Annotated[
         float | None, typer.Option(help="Most seconds to decode one clip; default 60 and four times its duration.")
     ] = None,
     decode_gb: Annotated[float, typer.Option(help="Most memory, in GB, that decoding one clip may take.")] = 2.0,
+    recognise: Annotated[
+        str | None,
+        typer.Option(help="Let Whisper write missing transcripts: auto, corpus (its language), or as en."),
+    ] = None,
     max_failures: Annotated[str, typer.Option(help="More failed utterances than N or P% exit with 1.")] = "1%",
     as_json: AsJson = False,
 ) -> None:
@@ -129,6 +139,8 @@ def extract(
     from extract.run import extract as run_extract
 
     limits = DecodeLimits.parse({"seconds": decode_seconds, "gigabytes": decode_gb}, "decoding")
+    if cluster is not None and workers > 1:
+        raise typer.BadParameter("the workers are the cluster's.", param_hint="--workers with --cluster")
     tolerated = _failure_bound(max_failures)
     with row_bar("extract") as progress:
         report = run_extract(
@@ -143,6 +155,9 @@ def extract(
             device=device,
             limit=limit,
             retry_failed=retry_failed,
+            workers=workers,
+            scheduler=cluster,
+            recognise=recognise,
             limits=limits,
             progress=progress,
             say=say,

@@ -67,6 +67,9 @@ class Utterance(Spec):
     """Seconds by annotation or container header; it sizes segments and is no promise."""
     text: str | None = None
     """The transcript, as spoken; None where there is none."""
+    recognised: str | None = None
+    """What recognised `text` in the sound, as "openai/whisper-base sha256:..." with the digest of its weights; with
+    `text` None: it heard no speech. None: `text` is the corpus's own."""
     speaker: str | None = None
     """Who speaks."""
     dialogue: str | None = None

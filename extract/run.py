@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from cache_schema.parts import Samples
 from cache_schema.registry import unknown_name
 from cache_schema.samples import Utterance
 from cache_schema.store import FeatureStore
-from extract import checkpoints, pipeline
+from extract import checkpoints, cluster, pipeline, recognition
+from extract.cluster import WorkerReport
 from extract.dataset import Enumeration
 from extract.datasets import DATASETS
 from extract.encoders import ENCODERS
@@ -65,7 +67,8 @@ class Report:
         samples: utterances of the dataset in the store.
         notes: what the dataset's adapter has to say, as files that it left out.
         seconds: wall time.
-        timing: where the main thread's time went.
+        timing: where the main thread's time went; zeros where there were workers.
+        workers: what each worker did; empty where this process did it all.
     """
 
     dataset: str
@@ -76,6 +79,7 @@ class Report:
     notes: tuple[str, ...]
     seconds: float
     timing: Timing
+    workers: tuple[WorkerReport, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The object that `mer extract --json` prints."""
@@ -86,6 +90,7 @@ class Report:
             "samples": self.samples,
             "failed_utterances": self.failed_utterances,
             "notes": list(self.notes),
+            "workers": [asdict(worker) for worker in self.workers],
             "seconds": round(self.seconds, 3),
         }
 
@@ -103,6 +108,9 @@ def extract(
     device: str = "auto",
     limit: int | None = None,
     retry_failed: bool = False,
+    workers: int = 1,
+    scheduler: str | None = None,
+    recognise: str | None = None,
     limits: DecodeLimits = DEFAULT_LIMITS,
     progress: Progress = lambda done, total, failed: None,
     say: Callable[[str], None] = lambda line: None,
@@ -121,6 +129,10 @@ def extract(
         device: torch device of the encoders; `auto`: a GPU where there is one.
         limit: read only the first utterances of the corpus, rounded up to whole segments.
         retry_failed: extract again the utterances that have a recorded failure.
+        workers: processes on this machine, spread over its GPUs; 1: this one alone.
+        scheduler: address or file of a running dask scheduler, whose workers extract instead.
+        recognise: let Whisper write the transcripts that are missing: in a language (en, ko, ...), `corpus` for the
+            corpus's own, or `auto`; None: they stay missing, but for those that it wrote before.
         limits: what decoding one clip may take.
         progress: called with (rows done, rows to do, rows failed).
         say: called with each line that is worth showing before the work begins.
@@ -155,8 +167,15 @@ def extract(
     if any(needs.streams != ("text",) for *_, needs in plans):
         _refuse_all_missing(corpus, utterances, root)
 
+    listening = None if recognise is None else recognition.whisper_checkpoint(weights)
     store = FeatureStore.open(store_path, mode="a", say=say)
     _refuse_mixing(store, corpus, root)
+    if corpus.corpus.name in store.datasets():
+        utterances = recognition.kept(utterances, store.samples(corpus.corpus.name))
+    if listening is not None:
+        language = spoken if recognise == "corpus" else None if recognise == "auto" else recognise
+        keep, at = partial(store.append_samples, corpus.corpus), pipeline.resolve_device(device)
+        utterances = recognition.recognise_missing(utterances, root, listening, language, at, keep, say)
     store.append_samples(corpus.corpus, utterances)
     dataset_name = corpus.corpus.name
     deleted = store.samples(dataset_name).deleted.intersection(u.id for u in utterances)
@@ -177,8 +196,16 @@ def extract(
             if others:
                 say(f"{len(again)} samples are to be extracted again; run this for {', '.join(others)} too.")
             jobs = [replace(job, writer=store.writer(dataset_name, job.spec)) for job in jobs]
-    timing = pipeline.run(jobs, root, device, only, progress, limits)
-    return _report(store, dataset_name, jobs, corpus.notes, time.perf_counter() - started, timing)
+    shares: tuple[WorkerReport, ...] = ()
+    if workers == 1 and scheduler is None:
+        timing = pipeline.run(jobs, root, device, only, progress, limits)
+    else:
+        shares = cluster.run(
+            store, dataset_name, jobs, root, device, workers, scheduler, limits, only=only, progress=progress, say=say
+        )
+        timing = Timing()
+    seconds = time.perf_counter() - started
+    return _report(store, dataset_name, jobs, corpus.notes, seconds, timing, shares)
 
 
 def by_default(corpus: Enumeration) -> list[str]:
@@ -277,7 +304,13 @@ def _feature(store: FeatureStore, dataset: str, job: Job) -> Any:
 
 
 def _report(
-    store: FeatureStore, dataset: str, jobs: Sequence[Job], notes: Sequence[str], seconds: float, timing: Timing
+    store: FeatureStore,
+    dataset: str,
+    jobs: Sequence[Job],
+    notes: Sequence[str],
+    seconds: float,
+    timing: Timing,
+    shares: tuple[WorkerReport, ...],
 ) -> Report:
     features = []
     failed: set[str] = set()
@@ -301,7 +334,9 @@ def _report(
                 reasons=_grouped({**failures, **absences}, samples),
             )
         )
-    return Report(dataset, store.location, tuple(features), len(failed), len(samples), tuple(notes), seconds, timing)
+    return Report(
+        dataset, store.location, tuple(features), len(failed), len(samples), tuple(notes), seconds, timing, shares
+    )
 
 
 def _grouped(reasons: dict[str, str], samples: Samples) -> dict[str, int]:
