@@ -450,7 +450,7 @@ class CrossLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Streams, lengths: Lengths) -> tuple[Streams, dict[str, Float[Tensor, "B H _ _"]]]:
-        """The layer's tokens and frames and what each reads of its partner, both zero in their padding."""
+        """The layer's tokens and frames and, after training, what each reads of its partner; zero in their padding."""
         masks = {m: frame_mask(lengths[m], h.shape[1]) for m, h in x.items()}
         out, drawn = {}, {}
         for m, h in x.items():
@@ -461,7 +461,8 @@ class CrossLayer(nn.Module):
             read, weights = self.attend[m](h, memory, visible[:, None])
             y = self.norm_attention[m](h + self.dropout(read))
             out[m] = self.norm_feed_forward[m](y + self.dropout(self.feed_forward[m](y))) * masks[m][..., None]
-            drawn[m] = weights[..., : x[partner].shape[1]] * masks[m][:, None, :, None]
+            if weights is not None:
+                drawn[m] = weights[..., : x[partner].shape[1]] * masks[m][:, None, :, None]
         return out, drawn
 
 

@@ -247,9 +247,10 @@ class Symphonia(Architecture):
                 complete = batch.available.all(dim=1)
                 each = info_nce(shown["c_ft"], shown["c_tf"], complete, complete, self.temperature)  # (26)
                 losses["contrastive"] = self.contrastive_weight * each.sum() / complete.sum().clamp(min=1)
-        logits, drawn["head_attention"] = self.head(f_high)  # (32-38)
-        if self.training:
+        logits, weights = self.head(f_high)  # (32-38)
+        if weights is None:
             return Output(self.answer(logits), losses)
+        drawn["head_attention"] = weights
         if self.activation and self.face is not None:
             drawn["activation"] = self.activations(states, faces)
         return Output(self.answer(logits), drawn=drawn)
@@ -528,8 +529,8 @@ class Head(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(d, heads, d // heads, hidden, dropout) for _ in range(layers))
         self.classify = nn.Linear(d, outputs)
 
-    def forward(self, f_high: Float[Tensor, "B d"]) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B H L L"]]:
-        """Logits, and the attention of the first layer."""
+    def forward(self, f_high: Float[Tensor, "B d"]) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B H L L"] | None]:
+        """Logits, and the attention of the first layer, after training."""
         z = self.project(f_high).unflatten(1, (self.tokens, -1)) + self.positions  # (32-34)
         maps = []
         for layer in self.layers:

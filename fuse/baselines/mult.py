@@ -143,8 +143,8 @@ class MulT(Architecture):
     def forward(self, batch: Batch) -> Output:
         """Logits (B, C), or predictions (B,) for regression.
 
-        Drawn: `attention_speech_to_text` etc., what the first block of each crossmodal transformer reads, mean over the
-        heads (B, T_a, S); zero where either modality is absent, and in the padding.
+        Drawn, after training: `attention_speech_to_text` etc., what the first block of each crossmodal transformer
+        reads, mean over the heads (B, T_a, S); zero where either modality is absent, and in the padding.
         """
         lengths = batch.lengths
         start = {m: self.embedded(batch, m) for m in self.modalities}  # (1-2)
@@ -156,7 +156,8 @@ class MulT(Architecture):
                 if b != a:
                     stream, weights = self.crossmodal[f"{b}_to_{a}"](start[a], start[b], inside[b])  # (3-4)
                     streams.append(stream)
-                    drawn[f"attention_{b}_to_{a}"] = weights * inside[a][..., None]
+                    if weights is not None:
+                        drawn[f"attention_{b}_to_{a}"] = weights * inside[a][..., None]
             z = torch.cat(streams, dim=2) if streams else start[a]
             z, _ = self.own[a](z, None, inside[a])
             end = (lengths[a] - 1).clamp(min=0)[:, None, None].expand(-1, 1, z.shape[2])
@@ -192,13 +193,14 @@ class Transformer(nn.Module):
 
     def forward(
         self, z: Float[Tensor, "B T d"], source: Float[Tensor, "B S d"] | None, inside: Bool[Tensor, "B S"]
-    ) -> tuple[Float[Tensor, "B T d"], Float[Tensor, "B T S"]]:
-        """The last block's output, and the first one's attention, mean over the heads; `inside` is of the source."""
+    ) -> tuple[Float[Tensor, "B T d"], Float[Tensor, "B T S"] | None]:
+        """The last block's output and, after training, the first one's attention, mean over the heads; `inside` is of
+        the source."""
         maps = []
         for block in self.blocks:
             z, weights = block(z, source, inside)
             maps.append(weights)
-        return self.norm(z), maps[0].mean(dim=1)
+        return self.norm(z), None if maps[0] is None else maps[0].mean(dim=1)
 
 
 class Block(nn.Module):
@@ -221,14 +223,15 @@ class Block(nn.Module):
 
     def forward(
         self, z: Float[Tensor, "B T d"], source: Float[Tensor, "B S d"] | None, inside: Bool[Tensor, "B S"]
-    ) -> tuple[Float[Tensor, "B T d"], Float[Tensor, "B H T S"]]:
-        """The block's output, and its attention: both parts of it zero for an utterance whose source has no frames."""
+    ) -> tuple[Float[Tensor, "B T d"], Float[Tensor, "B H T S"] | None]:
+        """The block's output and, after training, its attention: both zero for an utterance whose source has no
+        frames."""
         target = self.norm_target(z)
         memory = target if source is None or self.norm_source is None else self.norm_source(source)
         some = inside.any(dim=1)[:, None, None]
         read, weights = self.attend(target, memory, inside[:, None] | ~some)  # (3)
         between = self.norm_between(self.dropout(read) * some + target)
-        return self.dropout(self.f(between)) + between, weights * some[..., None]
+        return self.dropout(self.f(between)) + between, None if weights is None else weights * some[..., None]
 
 
 def positions(frames: int, d: int) -> Float[Tensor, "{frames} {d}"]:

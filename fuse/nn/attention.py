@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fuse.precision import in_fp32
 
 
 class MultiHeadAttention(nn.Module):
@@ -36,8 +39,8 @@ class MultiHeadAttention(nn.Module):
         x: Float[Tensor, "G Q d"],
         memory: Float[Tensor, "G S d"],
         visible: Bool[Tensor, "#G #Q S"] | None = None,
-    ) -> tuple[Float[Tensor, "G Q d"], Float[Tensor, "G H Q S"]]:
-        """What each position of `x` reads from `memory`, and the attention weights.
+    ) -> tuple[Float[Tensor, "G Q d"], Float[Tensor, "G H Q S"] | None]:
+        """What each position of `x` reads from `memory`, and, after training, the attention weights.
 
         Args:
             x: where the queries come from.
@@ -48,12 +51,29 @@ class MultiHeadAttention(nn.Module):
             project(source).unflatten(-1, (self.heads, self.head_width)).transpose(1, 2)
             for project, source in ((self.query, x), (self.key, memory), (self.value, memory))
         )
-        scores = (q * self.scale) @ k.transpose(-1, -2)
-        if visible is not None:
-            scores = scores.masked_fill(~visible[:, None], float("-inf"))
-        weights = scores.softmax(dim=-1)
-        read: Tensor = self.out((weights @ v).transpose(1, 2).flatten(2))
-        return read, weights
+        seen = None if visible is None else visible[:, None]
+        read, weights = attention(q, k, v, seen, self.scale, not self.training)
+        out: Tensor = self.out(read.transpose(1, 2).flatten(2))
+        return out, weights
+
+
+@in_fp32
+def attention(
+    q: Float[Tensor, "G H Q W"],
+    k: Float[Tensor, "G H S W"],
+    v: Float[Tensor, "G H S W"],
+    visible: Bool[Tensor, "_ _ _ S"] | None,
+    scale: float,
+    weighed: bool,
+) -> tuple[Float[Tensor, "G H Q W"], Float[Tensor, "G H Q S"] | None]:
+    """softmax(scale * q k') v, and the softmax if it is asked for. Without, a CPU does all of it in one pass."""
+    if not weighed and not q.is_cuda and not torch._C._are_functorch_transforms_active():
+        return F.scaled_dot_product_attention(q, k, v, visible, scale=scale), None
+    scores = (q * scale) @ k.transpose(-1, -2)
+    if visible is not None:
+        scores = scores.masked_fill(~visible, float("-inf"))
+    weights = scores.softmax(dim=-1)
+    return weights @ v, weights if weighed else None
 
 
 class AdditivePooling(nn.Module):
@@ -69,6 +89,7 @@ class AdditivePooling(nn.Module):
         self.query = nn.Linear(d, d, bias=False)
         self.score = nn.Linear(d, 1, bias=False)
 
+    @in_fp32
     def forward(
         self,
         h: Float[Tensor, "G S d"],

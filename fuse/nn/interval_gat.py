@@ -16,6 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fuse.precision import in_fp32
+
 SLOPE = 0.2
 """Of LeakyReLU for negative numbers (Velickovic et al. 2018, 2.1)."""
 
@@ -42,6 +44,7 @@ def frames_within(
     return first, torch.where(there, torch.maximum(first, past), first)
 
 
+@in_fp32
 def interval_attention(
     keys: tuple[Float[Tensor, "B M H K"], Float[Tensor, "B T H K"]],
     queries: tuple[Float[Tensor, "B M H K"], Float[Tensor, "B T H K"]],

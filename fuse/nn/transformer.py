@@ -37,8 +37,8 @@ class EncoderLayer(nn.Module):
         memory: Float[Tensor, "G S d"],
         residual: Float[Tensor, "G T d"],
         visible: Bool[Tensor, "_ _ S"] | None,
-    ) -> tuple[Float[Tensor, "G T d"], Float[Tensor, "G H T S"]]:
-        """The layer's output and its attention weights."""
+    ) -> tuple[Float[Tensor, "G T d"], Float[Tensor, "G H T S"] | None]:
+        """The layer's output and, after training, its attention weights."""
         read, weights = self.attend(x, memory, visible)
         y = self.norm_attention(self.dropout(read) + residual)
         return self.norm_feed_forward(y + self.dropout(self.feed_forward(y))), weights
