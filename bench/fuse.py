@@ -24,10 +24,11 @@ from cache_schema.samples import Target
 from fuse.arch import Batch
 from fuse.archs import hff
 from fuse.data import Dataset, scales
-from fuse.loop import clip, reproducible
+from fuse.loop import reproducible
 from fuse.losses import Loss
 from fuse.model import Model
 from fuse.optimize import Optimization
+from fuse.steps import clip
 
 EMOTIONS = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
 RATES_HZ = {"speech": 100.0, "text": 4.5, "vision": 5.0}

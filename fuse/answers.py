@@ -28,8 +28,8 @@ from fuse import hub, run
 from fuse.archs import ARCHS
 from fuse.companions import Sources, with_companions
 from fuse.data import Dataset, Laid
-from fuse.loop import Predictions
 from fuse.model import Model
+from fuse.prediction import Predictions
 from fuse.resident import unlabelled
 from fuse.seeds import assess
 from fuse.train import require_device

@@ -94,7 +94,7 @@ class Batch:
     """Utterances, padded to the longest of each modality.
 
     Attributes:
-        ids: which utterances.
+        ids: which utterances; empty where a batch is made without asking the device which they are.
         sequences: modality -> frames (B, T_m, *tail_m).
         lengths: modality -> frames that each utterance has (B,); 0 where the modality is not available.
         available: which modalities an utterance has (B, M), columns in the order of `sequences`.
@@ -115,6 +115,10 @@ class Batch:
     position: Int[Tensor, " B"]
     companions: dict[str, Shaped[Tensor, "B _ *_"]] = field(default_factory=dict)
     companions_there: dict[str, Bool[Tensor, "B _"]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.available)
 
     def replace(self, **changes: object) -> Batch:
         """A copy with other fields."""

@@ -9,11 +9,11 @@ of its longest, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from cache_schema.canonical import canonical_bytes, sha256_hex
@@ -142,20 +142,29 @@ class Dataset:
             companions={name: laid.to(move) for name, laid in self.companions.items()},
         )
 
-    def batch(self, rows: Int[Tensor, " B"], unit: Unit = "utterance") -> Batch:
+    def batch(
+        self, rows: Int[Tensor, " B"], unit: Unit = "utterance", frames: Mapping[str, int] | None = None
+    ) -> Batch:
         """The utterances in `rows`, padded to the longest of them.
 
         What lies in the padding, or where a modality is not available, is some other frame: `fuse.model.Model` empties
         it. For unit=dialogue, utterances of one dialogue are expected together and in order.
+
+        Args:
+            rows: which.
+            unit: what a dialogue is.
+            frames: modality -> frames to which the batch is padded, at least as many as any of `rows` has. Nothing is
+                then read back from the device, and the batch has no ids.
         """
         sequences, lengths, indices = {}, {}, {}
-        for modality, frames in self.frames.items():
+        for modality, flat in self.frames.items():
             length = self.lengths[modality][rows]
-            offset = torch.arange(max(int(length.max()), 1), device=frames.device)
-            index = (self.starts[modality][rows, None] + offset).clamp_(max=len(frames) - 1)
-            sequences[modality] = _gathered(frames, index).float()
+            longest = max(int(length.max()), 1) if frames is None else frames[modality]
+            offset = torch.arange(longest, device=flat.device)
+            index = (self.starts[modality][rows, None] + offset).clamp_(max=len(flat) - 1)
+            sequences[modality] = _gathered(flat, index).float()
             lengths[modality], indices[modality] = length, index
-        dialogue = torch.arange(len(rows))
+        dialogue = torch.arange(len(rows), device=rows.device)
         position = torch.zeros_like(dialogue)
         if unit == "dialogue":
             _, dialogue, count = torch.unique_consecutive(
@@ -163,10 +172,10 @@ class Dataset:
             )
             position = torch.arange(len(rows)) - (count.cumsum(0) - count)[dialogue]
         return Batch(
-            ids=tuple(self.ids[i] for i in rows.tolist()),
+            ids=tuple(self.ids[i] for i in rows.tolist()) if frames is None else (),
             sequences=sequences,
             lengths=lengths,
-            available=self.available[rows],
+            available=torch.stack([length > 0 for length in lengths.values()], dim=1),
             target=None if self.labels is None else self.labels[rows],
             dialogue=dialogue.to(rows.device),
             position=position.to(rows.device),
@@ -185,6 +194,12 @@ class Dataset:
         for rows in self.batch_rows(size, unit, generator):
             yield self.batch(rows, unit)
 
+    @property
+    def cost(self) -> Float[Tensor, " N"]:
+        """How many numbers each utterance has; on the CPU."""
+        sizes = [n * self.frames[m][0].numel() for m, n in self.lengths.items()]
+        return torch.stack(sizes).sum(dim=0).double().cpu()
+
     def batch_rows(self, size: int, unit: Unit, generator: torch.Generator | None = None) -> list[Int[Tensor, " B"]]:
         """The rows of each of `batches`.
 
@@ -192,9 +207,9 @@ class Dataset:
         same ones do not meet in every epoch) within pools of POOL batches, cut, and the batches permuted.
         """
         device = self.dialogues.device
-        cost = torch.stack([n * self.frames[m][0].numel() for m, n in self.lengths.items()]).sum(dim=0).double().cpu()
         if unit == "dialogue":
             return [rows.to(device) for rows in self._dialogue_batches(size, generator)]
+        cost = self.cost
         if generator is None:
             return [rows.to(device) for rows in _cut(torch.argsort(cost, stable=True), size)]
         order = torch.randperm(len(self), generator=generator)

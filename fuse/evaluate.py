@@ -15,7 +15,7 @@ from fuse import metrics, run_files
 from fuse.archs import ARCHS
 from fuse.corpora import Request, load_ids
 from fuse.data import Dataset
-from fuse.loop import Predictions
+from fuse.prediction import Predictions
 from fuse.run import Run
 from fuse.run import load as load_run
 from fuse.seeds import assess

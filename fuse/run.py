@@ -32,8 +32,8 @@ from cache_schema.samples import Target
 from cache_schema.settings import Spec
 from fuse import run_files
 from fuse.archs import ARCHS
-from fuse.loop import DivergedError
 from fuse.model import Model
+from fuse.prediction import DivergedError
 from fuse.protocols import Protocol
 from fuse.train_config import TrainConfig
 

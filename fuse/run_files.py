@@ -16,8 +16,9 @@ import numpy as np
 from cache_schema.errors import DamagedError, MerError, first_line
 from cache_schema.samples import Target
 from fuse import metrics
-from fuse.loop import Epoch, Predictions
+from fuse.loop import Epoch
 from fuse.model import Model
+from fuse.prediction import Predictions
 
 if TYPE_CHECKING:
     import pyarrow as pa

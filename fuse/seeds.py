@@ -33,8 +33,9 @@ from fuse.archs import ARCHS
 from fuse.board import Board
 from fuse.checkpoint import Checkpoint
 from fuse.data import Dataset, Selection, Splits, scales
-from fuse.loop import DivergedError, Epoch, Predictions, fit, predict, reproducible
+from fuse.loop import Epoch, fit, reproducible
 from fuse.model import Model
+from fuse.prediction import DivergedError, Predictions, predict
 from fuse.residence import resident
 from fuse.timing import NoTiming, Timing, total
 from fuse.train_config import TrainConfig

@@ -22,8 +22,8 @@ from fuse import metrics
 from fuse.archs import ARCHS
 from fuse.cells import key_of
 from fuse.corpora import load_selection
-from fuse.loop import DivergedError
 from fuse.losses import check
+from fuse.prediction import DivergedError
 from fuse.protocols import Protocol
 from fuse.run_files import write_json
 from fuse.seeds import Job, Progress, Workers

@@ -56,6 +56,7 @@ from cache_schema.settings import Spec
 from fuse.arch import Architecture, Batch, Companion, Output, outputs, probabilities, vector_widths
 from fuse.nn.attention import MultiHeadAttention
 from fuse.nn.experts import MixtureOfExperts, Routed
+from fuse.nn.fixed import shapes_are_fixed
 from fuse.nn.interval_gat import IntervalGAT, frames_within
 from fuse.nn.late_fusion import fit_fusion, fused
 from fuse.nn.lengths import frame_mask, resample, shorten
@@ -325,7 +326,7 @@ class Complementary(Architecture):
                 within = intervals[:, : self.frames], there[:, : self.frames]
                 return streams, lengths, frames_within(*within, times, lengths["speech"])  # (3)
         tokens = streams["text"].shape[1] if "text" in streams else 0
-        none = torch.zeros(len(batch.ids), tokens, dtype=torch.int64, device=batch.available.device)
+        none = torch.zeros(len(batch), tokens, dtype=torch.int64, device=batch.available.device)
         return streams, lengths, (none, none)
 
     def fit_late_fusion(self, batches: Iterator[Batch]) -> None:
@@ -471,7 +472,7 @@ def with_itself(
 ) -> tuple[Float[Tensor, "B _ d"], Bool[Tensor, "B _"]]:
     """What a modality reads: its partner's frames, or its own in utterances that have none of the partner."""
     lonely = ~seen.any(dim=1, keepdim=True)
-    if not lonely.any():
+    if not shapes_are_fixed(h) and not lonely.any():
         return partner, seen
     return torch.cat([partner, h], dim=1), torch.cat([seen, own & lonely], dim=1)
 

@@ -290,7 +290,7 @@ class HFF(Architecture):
         mu, sigma, precision = self.bayes(streams, available)  # (19)
 
         memory, visible = self.memory(weighted, available, causal)
-        rows = torch.arange(len(batch.ids), device=mu.device)
+        rows = torch.arange(len(batch), device=mu.device)
         group, place = (rows, torch.zeros_like(rows)) if causal is None else (batch.dialogue, batch.position)
 
         def upper(f1: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

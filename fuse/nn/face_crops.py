@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from fuse.nn.fixed import shapes_are_fixed
+
 
 class FaceCropCNN(nn.Module):
     """Convolutions of stride 2 with ReLU, then the mean over what is left of the picture: one vector per frame.
@@ -34,6 +36,9 @@ class FaceCropCNN(nn.Module):
     def forward(self, x: Float[Tensor, "B T H W 3"], inside: Bool[Tensor, "B T"]) -> Float[Tensor, "B T C"]:
         """One vector per frame, zero where a frame is not `inside` its utterance, and which is not looked at."""
         x = self.augmented(x) if self.training else self.cropped(x, torch.full((len(x), 2), 0.5, device=x.device))
+        if shapes_are_fixed(x):
+            every: Tensor = self.convolutions(x.flatten(0, 1).permute(0, 3, 1, 2)).mean(dim=(2, 3))
+            return every.view(*inside.shape, self.width) * inside[..., None]
         vectors: Tensor = self.convolutions(x[inside].permute(0, 3, 1, 2)).mean(dim=(2, 3))
         return vectors.new_zeros(*inside.shape, self.width).index_put((inside,), vectors)
 

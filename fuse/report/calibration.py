@@ -15,8 +15,8 @@ import numpy as np
 
 from cache_schema.errors import DataError
 from cache_schema.samples import Target
-from fuse.loop import Predictions
 from fuse.metrics import Array
+from fuse.prediction import Predictions
 
 BINS = 15
 

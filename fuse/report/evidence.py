@@ -16,8 +16,8 @@ import numpy as np
 from cache_schema.errors import DamagedError, DataError, SettingsError
 from cache_schema.samples import Target
 from fuse import metrics, run_files
-from fuse.loop import Predictions
 from fuse.metrics import Array
+from fuse.prediction import Predictions
 from fuse.run import Run, load
 
 

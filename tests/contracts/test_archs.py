@@ -26,7 +26,7 @@ from cache_schema.settings import Spec  # noqa: E402
 from fuse import metrics  # noqa: E402
 from fuse.arch import Batch, Companion, outputs  # noqa: E402
 from fuse.archs import ARCHS  # noqa: E402
-from fuse.loop import Loss  # noqa: E402
+from fuse.losses import Loss  # noqa: E402
 from fuse.model import Model  # noqa: E402
 from fuse.train_config import TrainConfig  # noqa: E402
 

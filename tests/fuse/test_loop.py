@@ -15,9 +15,11 @@ from toy_corpus import TARGETS, load
 from cache_schema.errors import SettingsError
 from fuse.archs import hff
 from fuse.data import Dataset, Splits, scales
-from fuse.loop import DivergedError, Epoch, fit, permuted, predict, reproducible
+from fuse.loop import Epoch, fit, reproducible
 from fuse.losses import Loss, balanced
 from fuse.model import Model
+from fuse.prediction import DivergedError, predict
+from fuse.steps import permuted
 from fuse.train_config import TrainConfig
 
 SMALL = {"d": 12, "steps": 3, "layers": 1, "heads": 2, "head_width": 4, "speech_channels": (4,), "speech_width": 6}

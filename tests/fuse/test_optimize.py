@@ -17,10 +17,11 @@ from fuse.arch import Architecture, Batch, Output
 from fuse.archs import hff
 from fuse.checkpoint import Checkpoint
 from fuse.data import Splits, scales
-from fuse.loop import Epoch, fit, hide_modalities, reproducible
+from fuse.loop import Epoch, fit, reproducible
 from fuse.losses import Loss, check
 from fuse.model import Model
 from fuse.optimize import Optimization, most_steps
+from fuse.steps import hide_modalities
 from fuse.train_config import Group, TrainConfig
 
 

@@ -23,7 +23,7 @@ import cli
 from cache_schema.errors import DamagedError, DataError, MerError, SettingsError
 from cache_schema.samples import Target
 from fuse import run_files
-from fuse.loop import Predictions
+from fuse.prediction import Predictions
 from fuse.protocols import Protocol
 from fuse.report.calibration import BINS, brier, certainty, reliability
 from fuse.report.plot import Plot, spread, ticks

@@ -23,7 +23,7 @@ from fuse.archs import ARCHS, hff
 from fuse.compare import compare_runs
 from fuse.degrade import Degradation
 from fuse.evaluate import evaluate_run
-from fuse.loop import predict
+from fuse.prediction import predict
 from fuse.protocols import Protocol
 from fuse.robustness import robustness
 from fuse.run import load as load_run

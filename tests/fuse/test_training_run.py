@@ -20,7 +20,8 @@ from cache_schema.store import FeatureStore
 from fuse import metrics
 from fuse.archs.hff import Config
 from fuse.evaluate import evaluate_run
-from fuse.loop import DivergedError, Epoch
+from fuse.loop import Epoch
+from fuse.prediction import DivergedError
 from fuse.protocols import Protocol
 from fuse.run import load, new_folder
 from fuse.train import Result, train_run
