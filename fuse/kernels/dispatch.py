@@ -70,4 +70,4 @@ def folded(x: Tensor, dim: int | None, mapped: int) -> Tensor:
 
 def unfolded(x: Tensor, mapped: int) -> Tensor:
     """The inverse: (mapped, x.shape[0] / mapped, ...)."""
-    return x.unflatten(0, (mapped, -1)) if len(x) else x.view(mapped, 0, *x.shape[1:])
+    return x.reshape(mapped, len(x) // mapped, *x.shape[1:])
