@@ -1,51 +1,59 @@
-"""Seconds per epoch of hff, mer's way against the plain way, in one run.
+"""Seconds per epoch of every architecture and baseline, mer's way against the plain way, and five seeds against one
+after the other, in one run.
 
-The plain way is what most code on these features does: one file's worth of padded float32 tensors per utterance through
-a DataLoader with two workers, every batch padded to the data set's longest utterance, the same model, the same
-optimizer. Lengths follow MELD's: utterances of 0.3 to 15 s, median 2.5 s; MFCC at 100 Hz, 5 frames and about
-4.5 tokens per second, widths 40, 512 and 768.
+The plain way is what most code on cached features does: a DataLoader with two workers over padded float32 tensors,
+every batch padded to the data set's longest utterance, eager float32; the same model, settings and optimizer. Mer's way
+gathers batches of about equal lengths from flat fp16 tensors and computes as the training setting `precision` says.
+Both have one torch thread; lengths are MELD's (`bench/meld_like.py`).
 
-    python -m bench.fuse [utterances]
+A plain epoch's batches all have the same shape, so that no more than PLAIN_STEPS of them are timed. An architecture
+that trains in stages is timed in each, and the stages' epochs are added.
+
+    python -m bench.fuse [--count 512] [--archs hff,symphonia] [--small] [--write bench/results/fuse.md]
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import os
+import platform
 import statistics
-import sys
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from cache_schema.samples import Target
+import fuse.seeds
+from bench.meld_like import make_data
 from fuse.arch import Batch
-from fuse.archs import hff
-from fuse.data import Dataset, scales
+from fuse.archs import ARCHS
+from fuse.data import Dataset, Selection, scales
 from fuse.loop import reproducible
 from fuse.losses import Loss
 from fuse.model import Model
 from fuse.optimize import Optimization
-from fuse.steps import clip
+from fuse.precision import Precision, computing, resolved
+from fuse.seeds import Job, Workers
 
-EMOTIONS = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
-RATES_HZ = {"speech": 100.0, "text": 4.5, "vision": 5.0}
-WIDTHS = {"speech": 40, "text": 768, "vision": 512}
+CPU = torch.device("cpu")
 ROUNDS = 3
-
-
-def make_data(count: int) -> Dataset:
-    """Random features with MELD-like lengths, as they lie in memory after loading: fp16, one after the other."""
-    random = torch.Generator().manual_seed(0)
-    seconds = (2.5 * torch.exp(0.75 * torch.randn(count, generator=random))).clamp(0.3, 15)
-    lengths = {m: (seconds * rate).ceil().long() for m, rate in RATES_HZ.items()}
-    frames = {m: torch.randn(int(n.sum()), WIDTHS[m], generator=random).half() for m, n in lengths.items()}
-    starts = {m: n.cumsum(0) - n for m, n in lengths.items()}
-    labels = torch.randint(0, len(EMOTIONS), (count,), generator=random)
-    target = Target(name="emotion", kind="classification", classes=EMOTIONS)
-    return Dataset("bench", tuple(map(str, range(count))), target, labels, frames, starts, lengths, torch.arange(count))
+PLAIN_STEPS = 6
+TARGETS = {"complementary": 3.0, "symphonia": 3.0, "hff": 1.3}
+SEEDS_TARGET = 1.4
+SMALL: dict[str, dict[str, object]] = {
+    "hff": {"d": 12, "layers": 1, "steps": 2, "speech_channels": (4,)},
+    "symphonia": {"d": 16, "layers": 1},
+    "complementary": {"d": 16},
+}
 
 
 class Padded(TorchDataset[dict[str, Tensor]]):
@@ -59,68 +67,202 @@ class Padded(TorchDataset[dict[str, Tensor]]):
         return len(self.data)
 
     def __getitem__(self, row: int) -> dict[str, Tensor]:
-        found = {} if self.data.labels is None else {"label": self.data.labels[row]}
+        assert self.data.labels is not None
+        found = {"label": self.data.labels[row]}
         for m, frames in self.data.frames.items():
-            start, length = int(self.data.starts[m][row]), int(self.data.lengths[m][row])
-            padded = torch.zeros(self.longest[m], frames.shape[1])
-            padded[:length] = frames[start : start + length].float()
-            found[m], found[f"{m}_length"] = padded, torch.tensor(length)
+            found[m] = self.padded(frames, m, row)
+            found[f"{m}_length"] = self.data.lengths[m][row]
+        for name, laid in self.data.companions.items():
+            found[name] = self.padded(laid.values, laid.modality, row)
+            found[f"{name}_there"] = self.padded(laid.there, laid.modality, row)
         return found
 
+    def padded(self, flat: Tensor, modality: str, row: int) -> Tensor:
+        """An utterance's frames among zeros."""
+        start, length = int(self.data.starts[modality][row]), int(self.data.lengths[modality][row])
+        kind = flat.dtype if flat.dtype == torch.bool else torch.float32
+        whole = torch.zeros(self.longest[modality], *flat.shape[1:], dtype=kind)
+        whole[:length] = flat[start : start + length]
+        return whole
 
-def plain_batches(loader: DataLoader[dict[str, Tensor]]) -> Iterator[Batch]:
+
+def plain_batches(data: Dataset, loader: DataLoader[dict[str, Tensor]]) -> Iterator[Batch]:
     """The loader's batches as a model takes them."""
     for item in loader:
         rows = torch.arange(len(item["label"]))
         yield Batch(
             ids=tuple(map(str, rows.tolist())),
-            sequences={m: item[m] for m in WIDTHS},
-            lengths={m: item[f"{m}_length"] for m in WIDTHS},
-            available=torch.ones(len(rows), len(WIDTHS), dtype=torch.bool),
+            sequences={m: item[m] for m in data.modalities},
+            lengths={m: item[f"{m}_length"] for m in data.modalities},
+            available=torch.ones(len(rows), len(data.modalities), dtype=torch.bool),
             target=item["label"],
             dialogue=rows,
             position=torch.zeros_like(rows),
+            companions={name: item[name] for name in data.companions},
+            companions_there={name: item[f"{name}_there"] for name in data.companions},
         )
 
 
-def seconds_per_epoch(model: Model, data: Dataset, batches: Callable[[], Iterator[Batch]]) -> float:
-    """Median over ROUNDS epochs, after one that warms up."""
-    optimizer, criterion = Optimization(model.network, hff.TRAINING, 1), Loss(hff.TRAINING, data)
-    model.train()
-    found = []
-    for _ in range(ROUNDS + 1):
+@dataclass(frozen=True)
+class Measured:
+    """Seconds per epoch of an architecture, medians of the rounds.
+
+    Attributes:
+        steps: of an epoch.
+        ours: mer's way.
+        fp32: mer's way, in float32.
+        plain: the plain way.
+    """
+
+    steps: int
+    ours: float
+    fp32: float
+    plain: float
+
+
+class Trained:
+    """An architecture in training, timed.
+
+    Args:
+        module: its file.
+        data: what it learns from.
+        settings: of its model, where they are not its own.
+    """
+
+    def __init__(self, module: ModuleType, data: Dataset, settings: dict[str, Any]) -> None:
+        self.data, self.config = data, module.TRAINING
+        self.model = Model(module.build(module.Config(**settings), data.tails, data.target), scales(data, True))
+        self.criterion = Loss(self.config, data)
+
+    def seconds(self, batches: Iterator[Batch], precision: Precision, most: int | None = None) -> list[float]:
+        """Of each step, its batch included; the first one, in which workers start, is left out where only `most` are
+        taken."""
+        network = self.model.network
+        optimization = Optimization(network, self.config, 1000, network.stage)
+        self.model.train()
+        found = []
         begun = time.perf_counter()
-        for batch in batches():
-            loss = criterion(model(batch).logits, batch.target)
-            optimizer.zero_grad()
+        for number, batch in enumerate(batches):
+            with computing(precision, CPU):
+                output = self.model(batch)
+                loss = torch.stack([self.criterion(output.logits, batch.target), *output.losses.values()]).sum()
+            optimization.zero_grad()
             torch.autograd.backward(loss)
-            clip(model, optimizer.parameters, hff.TRAINING.clip, loss, "the benchmark", batch)
-            optimizer.step()
-        found.append(time.perf_counter() - begun)
-    return statistics.median(found[1:])
+            if self.config.clip is not None:
+                torch.nn.utils.clip_grad_norm_(optimization.parameters, self.config.clip)
+            optimization.step()
+            now = time.perf_counter()
+            found.append(now - begun)
+            begun = now
+            if number == most:
+                break
+        return found if most is None else found[1:] or found
+
+    def measure(self, rounds: int, plain_steps: int) -> Measured:
+        """The three ways in turns."""
+        data, size, network = self.data, self.config.batch_size, self.model.network
+        steps = -(-len(data) // size)
+        shuffle = torch.Generator().manual_seed(0)
+        totals: dict[str, list[float]] = {"ours": [], "fp32": [], "plain": []}
+        for number in range(rounds + 1):  # the first one warms up
+            took = dict.fromkeys(totals, 0.0)
+            for stage in network.stages or (None,):
+                network.stage = stage
+                for way, precision in (("ours", "auto"), ("fp32", "fp32")):
+                    took[way] += sum(self.seconds(data.batches(size, network.unit, shuffle), precision))  # type: ignore[arg-type]
+                if number:
+                    loader = DataLoader(Padded(data), size, shuffle=True, num_workers=2)
+                    plain = self.seconds(plain_batches(data, loader), "fp32", plain_steps)
+                    took["plain"] += steps * statistics.median(plain)
+            network.stage = None
+            if number:
+                for way, seconds in took.items():
+                    totals[way].append(seconds)
+        return Measured(steps, **{way: statistics.median(seconds) for way, seconds in totals.items()})
+
+
+def seeds_apart(
+    module: ModuleType, name: str, data: Dataset, epochs: int, settings: dict[str, Any]
+) -> dict[str, float]:
+    """Seconds of five seeds: side by side as mer trains them, and one after the other with one thread and with all."""
+    cut = len(data) * 4 // 5
+    training = module.TRAINING.model_copy(update={"max_epochs": epochs, "patience": epochs})
+    rows = torch.arange(len(data))
+    folds = {"all": Selection(data.select(rows[:cut]), data.select(rows[cut:]))}
+    job = Job(name, module.Config(**settings), training, folds, "cpu", None)
+    ways = {"side by side": (None, 1), "one thread": (1, 1), "all threads": (1, os.cpu_count() or 1)}
+    found: dict[str, list[float]] = {way: [] for way in ways}
+    with contextlib.ExitStack() as stack:
+        workers = {way: stack.enter_context(Workers(jobs)) for way, (jobs, _) in ways.items()}
+        for _ in range(2):  # processes start in the first round
+            for way, (_, threads) in ways.items():
+                before, fuse.seeds.THREADS = fuse.seeds.THREADS, threads
+                begun = time.perf_counter()
+                try:
+                    workers[way].train(job, range(5))
+                finally:
+                    fuse.seeds.THREADS = before
+                found[way].append(time.perf_counter() - begun)
+    return {way: min(seconds) for way, seconds in found.items()}
+
+
+def cpu_name() -> str:
+    """What the processor calls itself."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        for line in subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout.splitlines():
+            if line.startswith("Model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def target(ratio: float, least: float | None) -> str:
+    """The ratio, and whether it is what was aimed at."""
+    return f"{ratio:6.2f}" + ("" if least is None else f"  (at least {least:g}: {'yes' if ratio >= least else 'NO'})")
 
 
 def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1024
-    data = make_data(count)
-    size = hff.TRAINING.batch_size
-    shuffle = torch.Generator().manual_seed(0)
-    loader = DataLoader(Padded(data), size, shuffle=True, num_workers=2, persistent_workers=True)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=512, help="utterances")
+    parser.add_argument("--archs", default="", help="comma-separated; default all, baselines included")
+    parser.add_argument("--epochs", type=int, default=12, help="of each of the five seeds")
+    parser.add_argument("--small", action="store_true", help="so little that only errors show")
+    parser.add_argument("--write", type=Path, help="a Markdown file for the results")
+    given = parser.parse_args()
+    rounds, plain_steps = (1, 1) if given.small else (ROUNDS, PLAIN_STEPS)
+    count, epochs = (12, 1) if given.small else (given.count, given.epochs)
+    names = [name for name in given.archs.split(",") if name] or ARCHS.names()
+    load = os.getloadavg()[0]
+    lines: list[str] = []
 
-    def model() -> Model:
-        return Model(hff.build(hff.Config(), data.tails, data.target), scales(data, True))
+    def tell(line: str) -> None:
+        print(line, flush=True)
+        lines.append(line)
 
-    with reproducible(0, 1):
-        ours = seconds_per_epoch(model(), data, lambda: data.batches(size, "utterance", shuffle))
-        gather = time.perf_counter()
-        for _ in data.batches(size, "utterance", shuffle):
-            pass
-        gather = time.perf_counter() - gather
-        plain = seconds_per_epoch(model(), data, lambda: plain_batches(loader))
-    print(f"hff, {count} utterances, batch {size}, one torch thread, torch {torch.__version__}")
-    print(f"mer    {ours:7.2f} s per epoch, {1000 * ours / -(-count // size):.0f} ms per step, batches {gather:.2f} s")
-    print(f"plain  {plain:7.2f} s per epoch (DataLoader with 2 workers, padded to the longest)")
-    print(f"ratio  {plain / ours:7.2f}")
+    tell(f"{cpu_name()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}")
+    tell(f"{count} utterances, precision auto is {resolved('auto', CPU)} here, load before the run {load:.1f}")
+    tell("")
+    tell(f"{'seconds per epoch':18}{'steps':>6}{'mer':>9}{'in fp32':>9}{'plain':>9}  plain / mer")
+    for name in names:
+        module = ARCHS.load(name)
+        with reproducible(0, 1):
+            data = make_data(module, count)
+            settings = SMALL.get(name, {}) if given.small else {}
+            found = Trained(module, data, settings).measure(rounds, plain_steps)
+        ratio = target(found.plain / found.ours, None if given.small else TARGETS.get(name))
+        tell(f"{name:18}{found.steps:6}{found.ours:9.2f}{found.fp32:9.2f}{found.plain:9.2f}  {ratio}")
+    tell("")
+    module = ARCHS.load("hff")
+    seconds = seeds_apart(module, "hff", make_data(module, count), epochs, SMALL["hff"] if given.small else {})
+    tell(f"hff, 5 seeds of {epochs} epochs, {seconds['side by side']:.1f} s side by side")
+    for way in ("one thread", "all threads"):
+        ratio = target(seconds[way] / seconds["side by side"], None if given.small else SEEDS_TARGET)
+        tell(f"  one after the other, {way:11} {seconds[way]:9.1f} s  {ratio}")
+    if given.write:
+        words = "python -m bench.fuse" + (f" --count {given.count}" if given.count != 512 else "")
+        head = f"# An epoch of every architecture, mer's way and the plain way\n\n`{words}`; what is compared is said "
+        given.write.write_text(
+            head + "at the head of `bench/fuse.py`.\n\n```\n" + "\n".join(lines) + "\n```\n", "utf-8"
+        )
 
 
 if __name__ == "__main__":
