@@ -140,6 +140,13 @@ def clip(
 
 def gradient_norm(trained: list[nn.Parameter], most: float | None) -> Tensor:
     """The norm of the whole gradient, which is scaled down to `most` where it is greater."""
+    seen: set[int] = set()
+    for p in trained:
+        # Of a sum of two parameters both get one tensor as their gradient, which must not be scaled twice.
+        if p.grad is not None and p.grad.data_ptr() in seen:
+            p.grad = p.grad.clone()
+        elif p.grad is not None:
+            seen.add(p.grad.data_ptr())
     return torch.nn.utils.clip_grad_norm_(trained, float("inf") if most is None else most)
 
 

@@ -15,6 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fuse.nn.fixed import shapes_are_fixed
+
 
 @dataclass(frozen=True)
 class Routed:
@@ -73,12 +75,15 @@ class MixtureOfExperts(nn.Module):
             weights = likeliest / likeliest.sum(dim=-1, keepdim=True)
         each = self.experts(x.repeat_interleave(self.top, dim=0), chosen.flatten())
         outputs = (weights[..., None] * each.view(len(x), self.top, -1)).sum(dim=1)
-        share = torch.bincount(chosen.flatten(), minlength=gate.shape[1]).to(gate.dtype) / chosen.numel()  # (5)
+        everyone = torch.arange(gate.shape[1], device=x.device)
+        share = (chosen.flatten()[:, None] == everyone).sum(dim=0).to(gate.dtype) / chosen.numel()  # (5)
         balance = gate.shape[1] * (share * gate.mean(dim=0)).sum()  # (4), (6)
         return Routed(outputs, gate, chosen, weights, balance)
 
     def experts(self, x: Float[Tensor, "R D"], chosen: Int[Tensor, " R"]) -> Float[Tensor, "R C"]:
         """Each row through its own expert: the rows of an expert together, idle experts untouched."""
+        if shapes_are_fixed(x):
+            return self.fixed(x, chosen)
         order = torch.argsort(chosen, stable=True)
         active, count = torch.unique_consecutive(chosen[order], return_counts=True)
         parameters = (self.hidden, self.hidden_bias, self.out, self.out_bias)
@@ -89,3 +94,16 @@ class MixtureOfExperts(nn.Module):
             for rows, (hidden, hidden_bias, out, out_bias) in zip(grouped, mine, strict=True)
         ]
         return torch.cat(outputs)[torch.argsort(order)]
+
+    def fixed(self, x: Float[Tensor, "R D"], chosen: Int[Tensor, " R"]) -> Float[Tensor, "R C"]:
+        """As `experts`, in shapes that do not depend on who is chosen: where there are few experts all of them look at
+        every row, else each row is given the parameters of its own."""
+        if len(self.hidden) <= len(x):
+            hidden = F.relu(torch.matmul(x, self.hidden) + self.hidden_bias[:, None])
+            every = torch.matmul(hidden, self.out) + self.out_bias[:, None]
+            own = chosen[None, :, None].expand(-1, -1, every.shape[2])
+            return every.gather(0, own).squeeze(0)
+        mine = (p.index_select(0, chosen) for p in (self.hidden, self.hidden_bias, self.out, self.out_bias))
+        hidden, hidden_bias, out, out_bias = mine
+        rows = F.relu(torch.matmul(x[:, None], hidden) + hidden_bias[:, None])
+        return (torch.matmul(rows, out) + out_bias[:, None]).squeeze(1)
