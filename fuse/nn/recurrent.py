@@ -1,7 +1,8 @@
 """GRUs and LSTMs over sequences with lengths.
 
-One seed on a CPU runs torch's own modules. On a GPU, and wherever `torch.func` maps over seeds, which those do not
-allow, the same mathematics runs as `fuse.kernels.recurrent`. The parameters are torch's, and so are their names.
+One seed on a CPU runs torch's own modules. Where `torch.func` maps over seeds, which those do not allow, and on a GPU,
+where they wait for the lengths, the same mathematics runs as `fuse.kernels.recurrent`. The parameters are torch's, and
+so are their names.
 
 Axes: B sequences, T frames of the longest, D width of a frame, H hidden width, both directions together.
 """
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from fuse.kernels.recurrent import gru_scan, lstm_scan
+from fuse.kernels.recurrent import gru_scan, lstm_scan, scan_runs
 from fuse.nn.lengths import frame_mask
 
 
@@ -31,7 +32,7 @@ class GRU(nn.GRU):
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T H"]:  # type: ignore[override]
         """The states."""
-        if not scans(x):
+        if not scans(x, self.hidden_size):
             states: Tensor = super().forward(x)[0]
             return states
         lengths = torch.full((1, len(x)), x.shape[1], device=x.device)
@@ -67,7 +68,7 @@ class LSTM(nn.Module):
         self, x: Float[Tensor, "B T D"], lengths: Int[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B H"]]:
         """The top layer's states, zero in the padding; and where each direction ended, zero for an empty sequence."""
-        if scans(x):
+        if scans(x, self.lstm.hidden_size):
             return self.scanned(x, lengths)
         packed = pack_padded_sequence(x, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
         states, (last, _) = self.lstm(packed)
@@ -90,9 +91,9 @@ class LSTM(nn.Module):
         return x.transpose(0, 1), torch.cat(ends, dim=-1)
 
 
-def scans(x: Tensor) -> bool:
-    """Whether the seeds' own scan runs instead of torch's module: on a GPU, and under `torch.func`."""
-    return x.is_cuda or torch._C._are_functorch_transforms_active()
+def scans(x: Tensor, hidden: int) -> bool:
+    """Whether the seeds' own scan runs instead of torch's module: under `torch.func`, and where its kernel does."""
+    return torch._C._are_functorch_transforms_active() or scan_runs(hidden, x)
 
 
 def scanned(module: nn.RNNBase, x: Float[Tensor, "T B D"], lengths: Int[Tensor, "1 B"], layer: int) -> Tensor:

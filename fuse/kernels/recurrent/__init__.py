@@ -21,7 +21,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fuse.kernels.dispatch import folded, kernel_runs, launching_on, unfolded
 from fuse.kernels.recurrent import reference
+
+WIDEST = 256
+"""Hidden units beyond which the kernels would need more registers than there are."""
 
 Pair = tuple[Tensor, Tensor]
 
@@ -68,6 +72,11 @@ def lstm_scan(
     return states
 
 
+def scan_runs(hidden: int, *tensors: Tensor) -> bool:
+    """Whether a scan of these tensors is a kernel's, not the reference's."""
+    return hidden <= WIDEST and kernel_runs(*tensors)
+
+
 def _check(gates: Tensor, weight: Tensor, lengths: Tensor, each: int) -> None:
     seeds, directions, _, sequences, width = gates.shape
     hidden = weight.shape[-1]
@@ -78,24 +87,38 @@ def _check(gates: Tensor, weight: Tensor, lengths: Tensor, each: int) -> None:
         raise ValueError(f"Lengths of {tuple(lengths.shape)}, but gates of {seeds} seeds and {sequences} sequences.")
 
 
+def _run(name: str, hidden: int, *inputs: Tensor) -> Any:
+    """What the kernels' function of this name makes of the inputs, or the reference's."""
+    if not scan_runs(hidden, *inputs):
+        return getattr(reference, name)(*inputs)
+    from fuse.kernels.recurrent import launch
+
+    with launching_on(inputs[0]):
+        return getattr(launch, name)(*inputs)
+
+
 @torch.library.custom_op("mer::gru_scan", mutates_args=())
 def _gru(gates: Tensor, weight: Tensor, bias: Tensor, lengths: Tensor) -> Pair:
-    return reference.gru_forward(gates, weight, bias, lengths)
+    found: Pair = _run("gru_forward", weight.shape[-1], gates, weight, bias, lengths)
+    return found
 
 
 @torch.library.custom_op("mer::gru_scan_backward", mutates_args=())
 def _gru_backward(grad: Tensor, states: Tensor, kept: Tensor, weight: Tensor, lengths: Tensor) -> Tensor:
-    return reference.gru_backward(grad, states, kept, weight, lengths)
+    found: Tensor = _run("gru_backward", weight.shape[-1], grad, states, kept, weight, lengths)
+    return found
 
 
 @torch.library.custom_op("mer::lstm_scan", mutates_args=())
 def _lstm(gates: Tensor, weight: Tensor, lengths: Tensor) -> Pair:
-    return reference.lstm_forward(gates, weight, lengths)
+    found: Pair = _run("lstm_forward", weight.shape[-1], gates, weight, lengths)
+    return found
 
 
 @torch.library.custom_op("mer::lstm_scan_backward", mutates_args=())
 def _lstm_backward(grad: Tensor, kept: Tensor, weight: Tensor, lengths: Tensor) -> Tensor:
-    return reference.lstm_backward(grad, kept, weight, lengths)
+    found: Tensor = _run("lstm_backward", weight.shape[-1], grad, kept, weight, lengths)
+    return found
 
 
 @_gru.register_fake
@@ -168,14 +191,10 @@ def _fold(op: Callable[..., Any]) -> Callable[..., Any]:
     """The rule for vmap: what is mapped becomes part of the seeds, which every tensor has in front."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Any, Any]:
-        mapped = (
-            x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
-            for x, dim in zip(inputs, in_dims, strict=True)
-        )
-        found = op(*(x.flatten(0, 1) for x in mapped))
+        found = op(*(folded(x, dim, info.batch_size) for x, dim in zip(inputs, in_dims, strict=True)))
         if isinstance(found, Tensor):
-            return found.view(info.batch_size, -1, *found.shape[1:]), 0
-        return tuple(x.view(info.batch_size, -1, *x.shape[1:]) for x in found), (0,) * len(found)
+            return unfolded(found, info.batch_size), 0
+        return tuple(unfolded(x, info.batch_size) for x in found), (0,) * len(found)
 
     return rule
 

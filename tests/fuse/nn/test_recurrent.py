@@ -39,7 +39,7 @@ def test_seeds_together_are_torchs_modules_one_by_one(make: Callable[[], nn.Modu
     x = torch.randn(SEEDS, SEQUENCES, FRAMES, WIDTH, dtype=torch.float64, requires_grad=True)
 
     def of_one(parameters: dict[str, Tensor], x: Tensor, lengths: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        assert scans(x)
+        assert scans(x, 7)
         outputs = called(modules[0], parameters, x, lengths)
         return weighed(outputs), outputs
 
@@ -48,7 +48,7 @@ def test_seeds_together_are_torchs_modules_one_by_one(make: Callable[[], nn.Modu
     loss.sum().backward()
     for seed, module in enumerate(modules):
         alone = x[seed].detach().requires_grad_()
-        assert not scans(alone)
+        assert not scans(alone, 7)
         outputs = called(module, dict(module.named_parameters()), alone, LENGTHS[seed])
         for mine, all_ in zip(outputs, together, strict=True):
             torch.testing.assert_close(all_[seed], mine)
