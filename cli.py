@@ -38,6 +38,8 @@ from terminal import (
 from verbs.options import DEFAULT_STORE, AsJson, DatasetName, StorePath, listed
 
 HERE = Path(__file__).resolve().parent
+LONGEST_MESSAGE = 1000
+"""Characters of an error; what it quotes may come from any file."""
 
 app = typer.Typer(
     help="Multimodal emotion recognition: extract features once into a shared store, train fusion models on them.",
@@ -336,7 +338,8 @@ def main() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    ERR.print(f"mer: {message}", style="red")
+    shown = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}..."
+    ERR.print(f"mer: {shown}", style="red")
     sys.exit(1)
 
 

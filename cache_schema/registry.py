@@ -99,6 +99,7 @@ class JoinedRegistry:
 
 def unknown_name(kind: str, name: str, known: list[str]) -> str:
     """The one line for a name that is not known, with the nearest that is."""
+    name = name if len(name) <= 80 else f"{name[:80]}..."
     near = difflib.get_close_matches(name, known, n=1)
     meant = f" Did you mean {near[0]!r}?" if near else ""
     return f"There is no {kind} called {name!r}.{meant} Known: {', '.join(known) or 'none'}."

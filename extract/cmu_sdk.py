@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from cache_schema.errors import DataError, first_line
 from cache_schema.samples import Corpus, Split, Utterance
 from extract.dataset import (
+    COUNT,
     SEE_LAYOUT,
     Enumeration,
     control_character,
@@ -48,6 +49,8 @@ FOLD_NAMES: dict[str, Split] = {
 LABEL_COLUMNS = ("video_id", "clip_id", "text", "label")
 LOWEST, HIGHEST = -3.0, 3.0
 SPREADSHEET = "#NAME?"
+LONGEST_ID = 200
+"""Bytes of a video's id, to which a clip's file adds its number and suffix."""
 
 T = TypeVar("T")
 
@@ -95,20 +98,37 @@ class Clips:
         self._places = [(base, place) for place in places for base in bases if (base / _fixed(place)).is_dir()]
         self._first = places[0]
         self._names: dict[Path, set[str]] = {}
+        self._untimed: str | None = None
         self.absent: set[str] = set()
 
-    def find(self, video: str, clip: int) -> tuple[str, bool, bool]:
-        """(path relative to the root, whether it is the whole video, whether it is there)."""
+    def find(self, video: str, clip: int, timed: bool) -> tuple[str, bool, bool]:
+        """(path relative to the root, whether it is the whole video, whether it is there).
+
+        Of a whole video only a clip with times can be read: one without is absent where it is not cut.
+        """
         for base, place in self._places:
             folder = base / place.folder.format(video=video)
             name = place.name.format(video=video, clip=clip)
-            if name in self._listing(folder):
-                return (folder / name).relative_to(self._root).as_posix(), place.whole, True
+            if name not in self._listing(folder):
+                continue
+            path = (folder / name).relative_to(self._root).as_posix()
+            if timed or not place.whole:
+                return path, place.whole, True
+            self._untimed = self._untimed or f"{path} is a whole video, and nothing says where clip {clip} lies in it"
         base, place = self._places[0] if self._places else (self._root, self._first)
         path = base / place.folder.format(video=video) / place.name.format(video=video, clip=clip)
         relative = path.relative_to(self._root).as_posix()
         self.absent.add(relative)
         return relative, place.whole, False
+
+    def refuse_untimed(self) -> None:
+        """Refuse a root of whole videos without the times of their clips; to be asked where no clip was found.
+
+        Raises:
+            DataError: that is so.
+        """
+        if self._untimed:
+            raise DataError(f"{self._untimed}: add the label sequence (.csd), or the transcripts with times.")
 
     def _listing(self, folder: Path) -> set[str]:
         if folder not in self._names:
@@ -239,7 +259,7 @@ def read_labels(file: Path) -> Iterator[Labelled]:
                 "formula. Get the file anew."
             )
         _require_id(row["video_id"], record.where)
-        if not row["clip_id"].isdecimal():
+        if not COUNT.fullmatch(row["clip_id"]):
             raise DataError(f"{record.where}: clip_id is {row['clip_id']!r}, not a number.")
         key = row["video_id"], int(row["clip_id"])
         if key in seen:
@@ -274,8 +294,14 @@ def require_sentiment(where: str, value: float) -> float:
 def summed_up(
     corpus: Corpus, utterances: list[Utterance], folds: dict[str, Split], official: dict[str, int], clips: Clips
 ) -> Enumeration:
-    """The corpus with its notes: absent clips and texts, videos outside the folds, counts that are not official."""
+    """The corpus with its notes: absent clips and texts, videos outside the folds, counts that are not official.
+
+    Raises:
+        DataError: of all clips there are but whole videos, and no times.
+    """
     missing = [u.id for u in utterances if u.path in clips.absent]
+    if len(missing) == len(utterances):
+        clips.refuse_untimed()
     notes = [f"{len(missing)} of {len(utterances)} clips are absent: {some(missing)}."] if missing else []
     if without := [u.id for u in utterances if u.text is None]:
         notes.append(f"{len(without)} of {len(utterances)} clips have no transcript: {some(without)}.")
@@ -305,5 +331,6 @@ def ordered(labels: dict[tuple[str, int], T], folds: dict[str, Split]) -> list[t
 
 def _require_id(video: str, where: str) -> None:
     """Refuse a video id that is no name of a file."""
-    if not video or video in (".", "..") or "/" in video or "\\" in video or control_character(video):
-        raise DataError(f"{where}: {video!r} is not the id of a video. {SEE_LAYOUT}")
+    unlike = not video or video in (".", "..") or "/" in video or "\\" in video or control_character(video)
+    if unlike or len(video.encode()) > LONGEST_ID:
+        raise DataError(f"{where}: {video[:80]!r} is not the id of a video. {SEE_LAYOUT}")

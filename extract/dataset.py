@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import stat
 import wave
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,12 @@ Probe = Callable[[Path], float | None]
 
 BLANKS = " \t\r\n"
 """What is stripped around a value; not C1 controls, which may be quotes in a wrong encoding."""
+
+LONGEST_NAME = 255
+"""Bytes of the longest name of a file."""
+
+COUNT = re.compile("[0-9]{1,9}")
+"""A number of a clip or a turn."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,8 @@ def read_text(file: Path, fallback_encoding: str | None = None) -> str:
         DataError: it cannot be read or is not UTF-8.
     """
     try:
+        if not stat.S_ISREG(file.stat().st_mode):  # a named pipe would be waited for
+            raise DataError(f"{file} cannot be read: it is not a file.")
         data = file.read_bytes()
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}.") from error
@@ -141,11 +150,14 @@ def read_csv(name: str, text: str) -> Iterator[Record]:
 def path_inside(path: str, where: str, root: Path) -> str:
     """`path` relative to the root with forward slashes, `.` parts dropped.
 
-    An absolute path is accepted where it lies below the root; whether the file exists is not asked.
+    An absolute path is accepted where it lies below the root; whether the file exists is not asked. Links are followed:
+    they are the word of who owns the folder, as a path in an annotation file is not.
 
     Raises:
-        DataError: it leaves the data root.
+        DataError: it leaves the data root, or is longer than any file's.
     """
+    if any(len(part.encode(errors="replace")) > LONGEST_NAME for part in re.split(r"[/\\]", path)) or len(path) > 4000:
+        raise DataError(f"{where}: no file has a path so long: {path[:80]!r}...")
     pure = PureWindowsPath(path) if "\\" in path else Path(path)
     if pure.is_absolute() or pure.drive:
         for base in (root.absolute(), root.resolve()):
@@ -215,10 +227,12 @@ def sound_seconds(file: Path, probe: Probe) -> float | None:
     The header of a WAV file that was written into a pipe promises more than there is; then `probe` is asked too.
     """
     try:
-        with wave.open(str(file)) as sound:
-            frames = sound.getnframes()
-            if frames * sound.getnchannels() * sound.getsampwidth() <= file.stat().st_size:
-                return float(frames / sound.getframerate())
+        size = file.stat().st_size if file.is_file() else 0
+        if size:
+            with wave.open(str(file)) as sound:
+                frames = sound.getnframes()
+                if frames * sound.getnchannels() * sound.getsampwidth() <= size:
+                    return float(frames / sound.getframerate())
     except (wave.Error, EOFError, OSError, ZeroDivisionError):
         pass
     return probe(file)

@@ -32,6 +32,7 @@ from cache_schema.errors import DataError
 from cache_schema.registry import unknown_name
 from cache_schema.samples import Corpus, Target, Utterance
 from extract.dataset import (
+    LONGEST_NAME,
     SEE_LAYOUT,
     Enumeration,
     Probe,
@@ -133,8 +134,9 @@ def _clips(root: Path) -> tuple[dict[str, str], int]:
 
 def _name(record: Record) -> str:
     name = record.values[ID]
-    if not name or "/" in name or "\\" in name or control_character(name):
-        raise DataError(f"{record.where}: {ID} is {name!r}, not the name of a clip.")
+    unlike = not name or "/" in name or "\\" in name or control_character(name)
+    if unlike or len(f"{name}.wav".encode()) > LONGEST_NAME:
+        raise DataError(f"{record.where}: {ID} is {name[:80]!r}, not the name of a clip.")
     return name
 
 

@@ -82,11 +82,11 @@ def enumerate_corpus(root: Path, probe: Probe) -> Enumeration:
 
 
 def _leads_back(folder: Path, root: Path) -> bool:
-    """Whether `folder` is a link to one of the folders on the way from the root to it."""
+    """Whether `folder` is a link to one of the folders on the way to it, those above the root included."""
     if not folder.is_symlink():
         return False
-    way = [root, *(parent for parent in folder.parents if parent.is_relative_to(root))]
-    return folder.resolve() in {parent.resolve() for parent in way}
+    way = {parent.resolve() for parent in folder.parents if parent.is_relative_to(root)}
+    return folder.resolve() in way.union(root.resolve().parents)
 
 
 def _not_media(others: list[str]) -> list[str]:

@@ -46,6 +46,7 @@ from extract.cmu_sdk import (
     summed_up,
 )
 from extract.dataset import (
+    COUNT,
     SEE_LAYOUT,
     Enumeration,
     Probe,
@@ -184,7 +185,7 @@ def _transcripts(root: Path) -> dict[Key, _Line]:
             where = f"{file.name}, line {number}"
             begun = line.removeprefix(file.stem + SEPARATOR)
             parts = begun.split(SEPARATOR, 3)
-            if begun == line or len(parts) != 4 or not parts[0].strip().isdecimal():
+            if begun == line or len(parts) != 4 or not COUNT.fullmatch(parts[0].strip()):
                 raise DataError(f"{where}: not of the form VIDEO___CLIP___START___END___TEXT: {line[:80]!r}.")
             lines[file.stem, int(parts[0])] = _Line(
                 _seconds(where, parts[1]), _seconds(where, parts[2]), require_text(where, "the text", parts[3])
@@ -236,9 +237,7 @@ def _utterance(
     root: Path, key: Key, label: _Label, split: Split | None, line: _Line | None, clips: Clips, probe: Probe
 ) -> Utterance:
     video, clip = key
-    path, whole, there = clips.find(video, clip)
-    if whole and line is None:
-        raise DataError(f"{path} is a whole video, and no transcript says where clip {clip} lies in it.")
+    path, whole, there = clips.find(video, clip, timed=line is not None)
     duration = line.end - line.start if line else sound_seconds(root / path, probe) if there else None
     emotions = zip(EMOTIONS, label.emotions or (), strict=False)
     return Utterance(

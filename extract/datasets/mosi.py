@@ -40,6 +40,7 @@ from extract.cmu_sdk import (
     summed_up,
 )
 from extract.dataset import (
+    COUNT,
     SEE_LAYOUT,
     Enumeration,
     Probe,
@@ -127,7 +128,7 @@ def _transcripts(root: Path) -> dict[tuple[str, int], str | None]:
             clip, delimiter, text = line.partition(DELIMITER)
             if not line.strip():
                 continue
-            if not delimiter or not clip.strip().isdecimal():
+            if not delimiter or not COUNT.fullmatch(clip.strip()):
                 raise DataError(f"{where}: not of the form CLIP{DELIMITER}TEXT: {line[:80]!r}.")
             texts[file.name.removesuffix(SUFFIX), int(clip)] = require_text(where, "the text", text)
     return texts
@@ -144,9 +145,7 @@ def _utterance(
     clips: Clips,
     probe: Probe,
 ) -> Utterance:
-    path, whole, there = clips.find(video, clip)
-    if whole and span is None:
-        raise DataError(f"{path} is a whole video, and nothing says where clip {clip} lies in it: add the .csd file.")
+    path, whole, there = clips.find(video, clip, timed=span is not None)
     duration = span[1] - span[0] if span else sound_seconds(root / path, probe) if there else None
     return Utterance(
         id=f"{video}_{clip}",

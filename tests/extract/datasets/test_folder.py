@@ -65,6 +65,15 @@ def test_linked_folders_are_read_and_loops_end(tmp_path: Path) -> None:
     assert [u.id for u in read(root).utterances] == ["link/a", "twin/a"]
 
 
+def test_a_link_to_a_folder_above_the_root_is_not_walked(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    touch(root, "a.mp4")
+    touch(tmp_path, "private.mp4")
+    (root / "up").symlink_to(tmp_path, target_is_directory=True)
+    (root / "itself.mp4").symlink_to(root / "itself.mp4")
+    assert [u.path for u in read(root).utterances] == ["a.mp4", "itself.mp4"]
+
+
 def test_the_real_clips_are_all_found(test_data: Path) -> None:
     found = read(test_data / "clips")
     assert len(found.utterances) == len(list((test_data / "clips").iterdir())) == 10
@@ -197,7 +206,8 @@ def test_paths_below_the_root_may_be_absolute_or_have_backslashes(tmp_path: Path
         ("path,label\n,joy\n", r"line 2: neither path nor text"),
         ("path,text\n,words\n", r"line 2: a sample without a path needs an id"),
         ('path\n"a.mp4\n', r"manifest\.csv, line 2: unexpected end of data"),
-        ("path\n" + "a" * 600 + ".mp4\n", r"line 2: id: .*512"),
+        ("id,path\n" + "a" * 600 + ",a.mp4\n", r"line 2: id: .*512"),
+        ("path\n" + "a" * 600 + ".mp4\n", r"line 2: no file has a path so long: 'a{80}'"),
         ("path\n", r"manifest\.csv lists no samples"),
         ("", r"manifest\.csv, line 1: no header"),
     ],

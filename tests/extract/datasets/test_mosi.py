@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from cache_schema.errors import DataError
+from cache_schema.rows import Failed
 from extract.dataset import Enumeration
 from extract.datasets import mosi
 from extract.encoder import FrameRequest, Needs
@@ -173,6 +174,20 @@ def test_bad_labels_and_transcripts_are_named(tmp_path: Path) -> None:
     write_transcript(tmp_path, "03bSnISJMiM", "1_DELIM_GOOD", "no delimiter")
     with pytest.raises(DataError, match=r"03bSnISJMiM\.annotprocessed, line 2: not of the form CLIP_DELIM_TEXT"):
         read(tmp_path)
+
+
+def test_a_clip_that_is_not_cut_and_has_no_times_is_absent_and_the_others_are_read(tmp_path: Path) -> None:
+    (tmp_path / "label.csv").write_text(
+        "video_id,clip_id,text,label,mode\na,1,hi,1,train\na,2,hi,1,train\nb,1,hi,1,valid\nc,1,hi,1,test\n",
+        encoding="utf-8",
+    )
+    write_video(tmp_path / "Raw" / "Video" / "Full" / "a.mp4", [90])
+    write_video(tmp_path / "Raw" / "Video" / "Segmented" / "a_1.mp4", [90])
+    found = read(tmp_path)
+    assert [u.path for u in found.utterances[:2]] == [f"Raw/Video/Segmented/a_{clip}.mp4" for clip in (1, 2)]
+    assert found.missing == 3
+    clip = decode(tmp_path, found.utterances[1], [Needs(frames=FIVE)])
+    assert isinstance(clip.unreadable["video"], Failed)
 
 
 def test_a_whole_video_without_intervals_is_refused(tmp_path: Path) -> None:
