@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from fuse.kernels.recurrent import gru_scan, lstm_scan, scan_runs
+from fuse.kernels.recurrent import gru, lstm, scan_runs
 from fuse.nn.lengths import frame_mask
 
 
@@ -100,15 +100,7 @@ def scanned(module: nn.RNNBase, x: Float[Tensor, "T B D"], lengths: Int[Tensor, 
     """States (directions, T, B, width of one direction's state) of one layer of torch's GRU or LSTM."""
     suffixes = [f"_l{layer}{way}" for way in ("", "_reverse")[: 2 if module.bidirectional else 1]]
     w_in, w_rec, b_in, b_rec = (
-        torch.stack([getattr(module, name + suffix) for suffix in suffixes])
+        torch.stack([getattr(module, name + suffix) for suffix in suffixes])[None]
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     )
-    width = 2 * module.hidden_size
-    if isinstance(module, nn.GRU):  # r multiplies the last third of b_rec, too
-        bias = torch.cat([b_in[:, :width] + b_rec[:, :width], b_in[:, width:]], dim=1)
-    else:
-        bias = b_in + b_rec
-    gates = (x.flatten(0, 1) @ w_in.mT + bias[:, None]).reshape(len(suffixes), *x.shape[:2], -1)
-    if isinstance(module, nn.GRU):
-        return gru_scan(gates[None], w_rec[None], b_rec[None, :, width:], lengths).squeeze(0)
-    return lstm_scan(gates[None], w_rec[None], lengths).squeeze(0)
+    return (gru if isinstance(module, nn.GRU) else lstm)(x[None], w_in, w_rec, b_in, b_rec, lengths).squeeze(0)

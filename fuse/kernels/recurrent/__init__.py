@@ -1,15 +1,15 @@
 """GRU and LSTM over time, many seeds in one launch, sequences of different lengths, one direction or both.
 
-What does not depend on the state before, the inputs' projections, is not part of them: it is one matrix product over
-all frames, outside. Sources: Cho et al. 2014 (arXiv:1406.1078), with the reset gate after the recurrent product as
-torch and cuDNN have it; Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000.
+What does not depend on the state before, the projections of all frames, is one matrix product (`gru`, `lstm`) ahead of
+the scan over time (`gru_scan`, `lstm_scan`). Sources: Cho et al. 2014 (arXiv:1406.1078), with the reset gate after the
+recurrent product as torch and cuDNN have it; Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000.
 
 Under `torch.func.vmap` the mapped dimension becomes part of the seeds; gradients are taken outside of it, with
 `backward` or `torch.autograd.grad`, as torch knows no `torch.func.grad` of operators like these. Nothing here waits for
 the device.
 
 Axes: S seeds, D directions (the second runs from the last frame to the first), T frames of the longest, B sequences,
-H hidden width.
+W width of a frame, H hidden width.
 """
 
 from __future__ import annotations
@@ -28,6 +28,41 @@ WIDEST = 256
 """Hidden units beyond which the kernels would need more registers than there are."""
 
 Pair = tuple[Tensor, Tensor]
+
+
+def gru(
+    x: Float[Tensor, "S T B W"],
+    w_in: Float[Tensor, "S D 3*H W"],
+    w_rec: Float[Tensor, "S D 3*H H"],
+    b_in: Float[Tensor, "S D 3*H"],
+    b_rec: Float[Tensor, "S D 3*H"],
+    lengths: Int[Tensor, "S B"],
+) -> Float[Tensor, "S D T B H"]:
+    """States of a GRU that starts at zero, zero in the padding; the parameters are torch's, of each seed and direction.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+    """
+    both = 2 * w_rec.shape[-1]  # of r and z both biases are added outside; r multiplies the last third of b_rec
+    bias = torch.cat([b_in[..., :both] + b_rec[..., :both], b_in[..., both:]], dim=-1)
+    return gru_scan(_projected(x, w_in, bias), w_rec, b_rec[..., both:], lengths)
+
+
+def lstm(
+    x: Float[Tensor, "S T B W"],
+    w_in: Float[Tensor, "S D 4*H W"],
+    w_rec: Float[Tensor, "S D 4*H H"],
+    b_in: Float[Tensor, "S D 4*H"],
+    b_rec: Float[Tensor, "S D 4*H"],
+    lengths: Int[Tensor, "S B"],
+) -> Float[Tensor, "S D T B H"]:
+    """States of an LSTM that starts at zero, zero in the padding; the parameters are torch's, of each seed and
+    direction.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+    """
+    return lstm_scan(_projected(x, w_in, b_in + b_rec), w_rec, lengths)
 
 
 def gru_scan(
@@ -70,6 +105,13 @@ def lstm_scan(
     _check(gates, weight, lengths, 4)
     states: Tensor = _lstm(gates, weight.to(gates.dtype), lengths)[0]
     return states
+
+
+def _projected(
+    x: Float[Tensor, "S T B W"], weight: Float[Tensor, "S D G W"], bias: Float[Tensor, "S D G"]
+) -> Float[Tensor, "S D T B G"]:
+    gates = x.flatten(1, 2)[:, None] @ weight.mT + bias[:, :, None]
+    return gates.reshape(*gates.shape[:2], *x.shape[1:3], -1)
 
 
 def scan_runs(hidden: int, *tensors: Tensor) -> bool:
