@@ -111,10 +111,10 @@ class Clips:
             name = place.name.format(video=video, clip=clip)
             if name not in self._listing(folder):
                 continue
-            path = (folder / name).relative_to(self._root).as_posix()
+            found = (folder / name).relative_to(self._root).as_posix()
             if timed or not place.whole:
-                return path, place.whole, True
-            self._untimed = self._untimed or f"{path} is a whole video, and nothing says where clip {clip} lies in it"
+                return found, place.whole, True
+            self._untimed = self._untimed or f"{found} is a whole video, and nothing says where clip {clip} lies in it"
         base, place = self._places[0] if self._places else (self._root, self._first)
         path = base / place.folder.format(video=video) / place.name.format(video=video, clip=clip)
         relative = path.relative_to(self._root).as_posix()
