@@ -13,7 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +40,8 @@ TOKENIZER = (
     "added_tokens.json",
 )
 PREPROCESSOR = ("preprocessor_config.json",)
+PULLED = "mer-pull.json"
+"""What `mer models pull` writes beside a checkpoint's files: where they are from, and their digests."""
 _BOOKKEEPING = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 _RANDOM = {"random": "full", "random-small": "small"}
 
@@ -49,12 +53,14 @@ class HubCheckpoint:
     Attributes:
         repo: its hub id, as `facebook/hubert-base-ls960`.
         licence: the terms of its weights.
+        parameters: how many numbers the encoder reads of it; its file may hold the heads of other tasks too.
         assets: names of the files beside configuration and weights that the encoder reads, where they exist.
         revision: commit, tag or branch; None: the newest of the main branch. What was resolved is recorded.
     """
 
     repo: str
     licence: str
+    parameters: int
     assets: tuple[str, ...] = ()
     revision: str | None = None
 
@@ -67,15 +73,15 @@ class Checkpoint:
         encoder: which encoder they are for.
         folder: where they lie.
         asset_names: names of the other files that enter the features, where they exist.
-        repo: the hub id, where they come from the hub.
-        revision: the commit that was resolved, where they come from the hub.
+        snapshot: the commit that was resolved, where the folder is one of the hub's cache.
+        repo: the hub id, where the folder is one of the hub's cache.
     """
 
     encoder: str
     folder: Path
     asset_names: tuple[str, ...] = ()
     repo: str | None = None
-    revision: str | None = None
+    snapshot: str | None = None
 
     @cached_property
     def random(self) -> bool:
@@ -85,8 +91,20 @@ class Checkpoint:
 
     @property
     def name(self) -> str | None:
-        """Hub id or `random`; None for a local folder."""
-        return "random" if self.random else self.repo
+        """Hub id or `random`; None for a folder of which nothing says where it is from."""
+        return "random" if self.random else self.repo or self._pulled.get("repo")
+
+    @property
+    def revision(self) -> str | None:
+        """The hub's commit, where it is known."""
+        return self.snapshot or self._pulled.get("revision")
+
+    @cached_property
+    def _pulled(self) -> dict[str, Any]:
+        """What `mer models pull` recorded of the folder; nothing, if the weights were replaced since."""
+        record = self.folder / PULLED
+        document = read_json(record) if record.is_file() else {}
+        return document if document.get("weights_sha256") == self.weights_sha256 else {}
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -129,13 +147,13 @@ class Checkpoint:
     def weights_sha256(self) -> str:
         """sha256 of the weights file; of the names and digests of its pieces where it is split."""
         files = weight_files(self.folder)
-        digests = {file.name: _file_sha256(file) for file in files}
+        digests = {file.name: file_sha256(file) for file in files}
         return next(iter(digests.values())) if len(files) == 1 else sha256_hex(canonical_bytes(digests))
 
     @cached_property
     def assets(self) -> dict[str, str]:
         """sha256 of each asset by name, and of the configuration without its book-keeping fields."""
-        found = {name: _file_sha256(self.folder / name) for name in self.asset_names if (self.folder / name).is_file()}
+        found = {name: file_sha256(self.folder / name) for name in self.asset_names if (self.folder / name).is_file()}
         facts = {key: value for key, value in self.config.items() if key not in _BOOKKEEPING}
         return {CONFIG: sha256_hex(canonical_bytes(facts)), **found}
 
@@ -215,30 +233,52 @@ def _from_folder(encoder: str, hub: HubCheckpoint, base: Path) -> Checkpoint:
     if not (folder / CONFIG).is_file():
         raise SettingsError(
             f"{encoder}: {base} holds neither {encoder}/ nor a {CONFIG}. "
-            f"Put the files of {hub.repo} into {base / encoder}."
+            f"`mer models pull {encoder} --to {base}` puts the files of {hub.repo} there."
         )
     if not weight_files(folder):
         raise SettingsError(
-            f"{encoder}: {folder} has no {WEIGHTS[0]} or {WEIGHTS[2]}. Put the weights of {hub.repo} there."
+            f"{encoder}: {folder} has no {WEIGHTS[0]} or {WEIGHTS[2]}. `mer models pull {encoder} --to DIR` brings "
+            f"those of {hub.repo}."
         )
     return Checkpoint(encoder, folder, hub.assets)
+
+
+def in_cache(encoder: str, hub: HubCheckpoint) -> Checkpoint | None:
+    """The checkpoint in the hub's local cache, where all of it is there; the network is not asked."""
+    from huggingface_hub import snapshot_download
+
+    try:  # without a pattern the client refuses a snapshot that lacks any file of the repository, wanted or not
+        folder = Path(
+            snapshot_download(hub.repo, revision=hub.revision, allow_patterns=[CONFIG], local_files_only=True)
+        )
+    except OSError:
+        return None
+    return Checkpoint(encoder, folder, hub.assets, hub.repo, folder.name) if _is_complete(folder, hub) else None
 
 
 def _from_hub(encoder: str, hub: HubCheckpoint) -> Checkpoint:
     """From the local cache where it is complete, else downloaded."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
-    wanted = [CONFIG, *hub.assets]
+    with hub_errors(encoder, hub):
+        found = in_cache(encoder, hub)
+        if found is not None:
+            return found
+        wanted = wanted_files(encoder, hub, HfApi().list_repo_files(hub.repo, revision=hub.revision))
+        folder = Path(snapshot_download(hub.repo, revision=hub.revision, allow_patterns=wanted))
+    return Checkpoint(encoder, folder, hub.assets, hub.repo, folder.name)
+
+
+@contextmanager
+def hub_errors(encoder: str, hub: HubCheckpoint) -> Iterator[None]:
+    """What goes wrong with the hub, as one line that says what to do."""
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     try:
-        try:
-            folder = Path(snapshot_download(hub.repo, revision=hub.revision, local_files_only=True))
-        except OSError:
-            folder = None
-        if folder is None or not _is_complete(folder, hub):
-            there = HfApi().list_repo_files(hub.repo, revision=hub.revision)
-            wanted += _hub_weights(encoder, hub, there)
-            folder = Path(snapshot_download(hub.repo, revision=hub.revision, allow_patterns=wanted))
+        yield
     except SettingsError:
         raise
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
@@ -246,7 +286,6 @@ def _from_hub(encoder: str, hub: HubCheckpoint) -> Checkpoint:
         raise SettingsError(f"{encoder}: the Hugging Face hub has no {what} that may be read from here.") from error
     except Exception as error:
         raise SettingsError(f"{_not_at_hand(encoder, hub)} ({first_line(error)})") from error
-    return Checkpoint(encoder, folder, hub.assets, hub.repo, folder.name)
 
 
 def _is_complete(folder: Path, hub: HubCheckpoint) -> bool:
@@ -255,11 +294,17 @@ def _is_complete(folder: Path, hub: HubCheckpoint) -> bool:
     return (folder / CONFIG).is_file() and has_assets and bool(weight_files(folder))
 
 
-def _hub_weights(encoder: str, hub: HubCheckpoint, there: Sequence[str]) -> list[str]:
+def wanted_files(encoder: str, hub: HubCheckpoint, there: Sequence[str]) -> list[str]:
+    """What is needed of a repository's files: configuration, assets, and weights in one form, safetensors first.
+
+    Raises:
+        SettingsError: it has no weights in a known form.
+    """
     for name in WEIGHTS:
         if name in there:
             whole = Path(name.removesuffix(".index.json"))
-            return [name] if whole.name == name else [name, f"{whole.stem}-*{whole.suffix}"]
+            weights = [name] if whole.name == name else [name, f"{whole.stem}-*{whole.suffix}"]
+            return [CONFIG, *hub.assets, *weights]
     raise SettingsError(f"{encoder}: {hub.repo} has no {WEIGHTS[0]} or {WEIGHTS[2]}.")
 
 
@@ -267,8 +312,8 @@ def _not_at_hand(encoder: str, hub: HubCheckpoint) -> str:
     at = f" --revision {hub.revision}" if hub.revision else ""
     return (
         f"{encoder}: {hub.repo} is not in the local Hugging Face cache and cannot be downloaded from here. "
-        f"Run `hf download {hub.repo}{at}` where there is a network, or give --weights DIR, or, for a trial, "
-        "--weights random."
+        f"Where there is a network, `mer models pull {encoder} --to DIR{at}` makes a folder for --weights DIR; for a "
+        "trial there is --weights random."
     )
 
 
@@ -280,6 +325,6 @@ def _drawn(encoder: str, size: str, seed: int = 0) -> Path:
     return folder
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

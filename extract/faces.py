@@ -148,18 +148,23 @@ def _overlap(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     return shared / union if union > 0 else 0.0
 
 
+def face_model_path() -> Path:
+    """Where the face landmarker's file is looked for: $MER_FACE_MODEL, else in mer's cache."""
+    given = os.environ.get("MER_FACE_MODEL")
+    return Path(given).expanduser() if given else cache_folder() / MODEL
+
+
 def face_model() -> Path:
-    """The face landmarker's file: $MER_FACE_MODEL, else the one in mer's cache.
+    """The face landmarker's file.
 
     Raises:
         SettingsError: it is not there; the line says where to get it.
     """
-    given = os.environ.get("MER_FACE_MODEL")
-    path = Path(given).expanduser() if given else cache_folder() / MODEL
+    path = face_model_path()
     if not path.is_file():
         raise SettingsError(
-            f"Faces need MediaPipe's {MODEL}, and {path} is not there. Fetch {MODEL_URL} and put it there, or name it "
-            "in MER_FACE_MODEL."
+            f"Faces need MediaPipe's {MODEL}, and {path} is not there. `mer models pull face-landmarker` brings it, or "
+            f"fetch {MODEL_URL} and name the file in MER_FACE_MODEL."
         )
     return path
 

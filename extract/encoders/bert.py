@@ -19,7 +19,7 @@ from extract.transcripts import WORD_PIECE_FORMS, TextConfig, TokenEncoder, desc
 SUMMARY = "BERT: a vector per token of the transcript, with the tokens' character offsets"
 MODALITY: Modality = "text"
 DEFAULT_FOR: Languages = ()
-HUB = HubCheckpoint("google-bert/bert-base-uncased", licence="Apache-2.0", assets=TOKENIZER)
+HUB = HubCheckpoint("google-bert/bert-base-uncased", licence="Apache-2.0", parameters=108_891_648, assets=TOKENIZER)
 VERSION = 1
 TOKENS_PER_SECOND = 4.0
 """Of English conversation."""

@@ -19,7 +19,9 @@ from extract.transcripts import WORD_PIECE_FORMS, TextConfig, TokenEncoder, desc
 SUMMARY = "KoELECTRA: a vector per token of a Korean transcript, with the tokens' character offsets"
 MODALITY: Modality = "text"
 DEFAULT_FOR: Languages = ("ko",)
-HUB = HubCheckpoint("monologg/koelectra-base-v3-discriminator", licence="Apache-2.0", assets=TOKENIZER)
+HUB = HubCheckpoint(
+    "monologg/koelectra-base-v3-discriminator", licence="Apache-2.0", parameters=112_330_752, assets=TOKENIZER
+)
 VERSION = 1
 TOKENS_PER_SECOND = 4.0
 """Of Korean conversation."""

@@ -18,7 +18,7 @@ from extract.transcripts import TextConfig, TokenEncoder, describe_tokens
 SUMMARY = "RoBERTa: a vector per token of the transcript, with the tokens' character offsets"
 MODALITY: Modality = "text"
 DEFAULT_FOR: Languages = ("en",)
-HUB = HubCheckpoint("FacebookAI/roberta-base", licence="MIT", assets=TOKENIZER)
+HUB = HubCheckpoint("FacebookAI/roberta-base", licence="MIT", parameters=124_055_040, assets=TOKENIZER)
 VERSION = 1
 TOKENIZER_FORMS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 TOKENS_PER_SECOND = 4.0

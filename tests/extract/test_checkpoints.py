@@ -166,7 +166,7 @@ def test_the_local_hub_cache_is_used_and_its_commit_recorded(
 
     real = huggingface_hub.snapshot_download
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: real(*a, cache_dir=tmp_path, **k))
-    hub = HubCheckpoint("org/tiny-vit", licence="none", assets=checkpoints.PREPROCESSOR)
+    hub = HubCheckpoint("org/tiny-vit", licence="none", parameters=0, assets=checkpoints.PREPROCESSOR)
     found = resolve("vit", hub, None)
     assert (found.name, found.revision, found.random) == ("org/tiny-vit", commit, False)
     assert resolve("vit", vit.HUB, "hf:org/tiny-vit").folder == found.folder
@@ -180,7 +180,7 @@ def test_offline_and_not_cached_says_what_to_do(tmp_path: Path, monkeypatch: pyt
 
     real = huggingface_hub.snapshot_download
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: real(*a, cache_dir=tmp_path, **k))
-    with pytest.raises(SettingsError, match="hf download FacebookAI/roberta-base") as error:
+    with pytest.raises(SettingsError, match="mer models pull roberta --to DIR") as error:
         resolve("roberta", roberta.HUB, None)
     assert "--weights" in str(error.value) and "\n" not in str(error.value)
 

@@ -91,7 +91,7 @@ def test_no_face_is_no_track() -> None:
 
 def test_a_missing_model_is_one_line_that_says_where_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MER_FACE_MODEL", str(tmp_path / "nothing.task"))
-    with pytest.raises(SettingsError, match=r"Fetch https://.*face_landmarker.task and put it there"):
+    with pytest.raises(SettingsError, match=r"`mer models pull face-landmarker` brings it, or fetch https://.*"):
         landmarks.describe(landmarks.Config(), None)
 
 
