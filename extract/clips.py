@@ -24,10 +24,13 @@ from extract.encoder import Needs
 from extract.matching import Match
 from extract.media import decode
 from extract.pipeline import Progress
+from extract.recognition import Recogniser, is_wanted, recognised
 from extract.subtitles import Line, read_transcript
 from extract.windows import RATE_HZ, Cutting, Stretch, even_windows, windows_of_sound
 
 DATASET = "clips"
+UNKNOWN = "und"
+"""BCP 47 for a language that is not known, or not one alone."""
 TOLERANCE = 0.5
 """Seconds that a transcript may go on after its clip's end."""
 
@@ -42,6 +45,7 @@ class Clip:
         sound, pictures: whether it has them.
         seconds: its length by its header; None where that does not say.
             utterances: in the order of time.
+        language: of what was recognised in it, as Whisper names it; None: nothing was.
         notes: what is to be said about it.
     """
 
@@ -51,6 +55,7 @@ class Clip:
     pictures: bool
     seconds: float | None
     utterances: tuple[Utterance, ...] = ()
+    language: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -166,13 +171,27 @@ def _sound(clip: Clip, root: Path) -> NDArray[np.float32]:
     return heard.audio[RATE_HZ]
 
 
+def listen(clip: Clip, root: Path, recogniser: Recogniser) -> Clip:
+    """The clip with what is said in those of its utterances that have no transcript.
+
+    Where the language is not known, it is that of the longest of them.
+    """
+    silent = sorted((u for u in clip.utterances if is_wanted(u)), key=lambda u: -(u.duration or 0.0))
+    if not silent or not clip.sound:
+        return clip
+    found = list(recognised(silent[:1], root, recogniser))
+    language = found[0][1]
+    found += recognised(silent[1:], root, recogniser, language)
+    heard = {utterance.id: utterance for utterance, _ in found}
+    return replace(clip, language=language, utterances=tuple(heard.get(u.id, u) for u in clip.utterances))
+
+
 def extract_clips(
     store: FeatureStore,
     clips: Sequence[Clip],
     root: Path,
     matches: Sequence[Match],
     target: Target,
-    language: str,
     device: str,
     progress: Progress = lambda done, total, failed: None,
 ) -> None:
@@ -184,10 +203,9 @@ def extract_clips(
         root: the folder that they lie in.
         matches: the encoders.
         target: what will be predicted of them.
-        language: of the speech, a BCP 47 tag; und where it is not known.
         device: torch device of the encoders; `auto`: a GPU where there is one.
         progress: called with (rows done, rows to do, rows failed).
     """
-    corpus = Corpus(name=DATASET, title="Clips", licence="as their owner says", language=language, targets=(target,))
+    corpus = Corpus(name=DATASET, title="Clips", licence="as their owner says", language=UNKNOWN, targets=(target,))
     store.append_samples(corpus, [utterance for clip in clips for utterance in clip.utterances])
     pipeline.run([match.job(store, DATASET) for match in matches], root, device, None, progress)

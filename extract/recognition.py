@@ -89,17 +89,18 @@ class Recogniser:
         self.language = language
         self.name = name_of(checkpoint)
 
-    def hear(self, sound: NDArray[np.float32]) -> Heard:
-        """What is said in a sound, mono at 16 kHz, of any length."""
+    def hear(self, sound: NDArray[np.float32], language: str | None = None) -> Heard:
+        """What is said in a sound, mono at 16 kHz, of any length; in `language`, where the own one is not known."""
         import torch
         from whisper import transcribe
 
+        language = self.language or language
         if len(sound) < SAMPLES_PER_FRAME:
-            return Heard(None, self.language or "en")
+            return Heard(None, language or "en")
         with inference(), torch.random.fork_rng(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Performing inference on CPU when CUDA is available")
             torch.manual_seed(0)
-            found = transcribe(self.model, sound, language=self.language, fp16=False)
+            found = transcribe(self.model, sound, language=language, fp16=False)
         return Heard(_plain(found["text"]), found["language"])
 
 
@@ -114,7 +115,7 @@ def is_wanted(utterance: Utterance) -> bool:
 
 
 def recognised(
-    utterances: Sequence[Utterance], root: Path, recogniser: Recogniser
+    utterances: Sequence[Utterance], root: Path, recogniser: Recogniser, language: str | None = None
 ) -> Iterator[tuple[Utterance, str | None]]:
     """Each utterance with what is said in it, in order, and the language; as it was, without, where it cannot be heard.
 
@@ -122,6 +123,7 @@ def recognised(
         utterances: without transcripts.
         root: the data root that their paths start from.
         recogniser: what listens.
+        language: of the speech, where the recogniser's own is not known.
     """
     need = Needs(audio_hz=SAMPLE_RATE_HZ)
     with ThreadPoolExecutor(4, "decode") as pool:
@@ -131,7 +133,7 @@ def recognised(
                 if "audio" in clip.unreadable:
                     yield utterance, None
                     continue
-                heard = recogniser.hear(clip.audio[SAMPLE_RATE_HZ])
+                heard = recogniser.hear(clip.audio[SAMPLE_RATE_HZ], language)
                 update = {"text": heard.text, "recognised": recogniser.name}
                 yield utterance.model_copy(update=update), heard.language
 

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+import wave
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from cache_schema.errors import MerError, SettingsError
 from extract.dataset import read_csv, read_text
 from extract.random_weights import make_random_checkpoint
+from extract.recognition import Heard, Recogniser
 from extract.run import extract
 from extract.synthetic import SyntheticSpec, make_corpus
 from fuse import run_files
@@ -146,6 +148,111 @@ def test_what_a_clip_lacks_is_masked_and_said(
     assert any("random weights" in line for line in said)
     (alone,) = predict([clip], run, transcripts=[transcript], weights=str(small_weights)).answers.values()
     assert alone.probabilities == seen.probabilities  # whatever else was asked
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty seconds of sound alone, in which somebody speaks twice."""
+    path = tmp_path_factory.mktemp("talk") / "talk.wav"
+    at = np.arange(20 * 16000) / 16000
+    speaks = ((at > 2) & (at < 6)) | ((at > 9) & (at < 13))
+    noise = np.random.default_rng(0).standard_normal(len(at))
+    with wave.open(str(path), "wb") as out:
+        out.setparams((1, 2, 16000, 0, "NONE", ""))
+        out.writeframes((noise * np.where(speaks, 4000, 30)).astype("<i2").tobytes())
+    return path
+
+
+def test_a_long_clip_is_cut_at_pauses_and_whisper_writes_what_is_said(
+    mer: Any, trained: Callable[..., Path], small_weights: Path, talk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[tuple[int, str | None]] = []
+
+    def hear(self: Recogniser, sound: np.ndarray[Any, Any], language: str | None = None) -> Heard:
+        heard.append((len(sound), language))
+        return Heard("It is late." if len(heard) == 1 else None, "sv")
+
+    monkeypatch.setattr(Recogniser, "hear", hear)
+    words = ["predict", talk, "--model", trained("hff"), "--weights", small_weights, "--json"]
+    done = mer(*words)
+    assert done.code == 0, done.err
+    (clip,) = done.json["clips"]
+    first, second = clip["utterances"]
+    times = [(u["start"], u["end"]) for u in (first, second)]
+    assert np.abs(np.array(times) - [(1.8, 6.2), (8.8, 13.2)]).max() < 0.1
+    assert heard == [(pytest.approx(4.4 * 16000, abs=1600), None), (pytest.approx(4.4 * 16000, abs=1600), "sv")]
+    assert (first["text"], clip["language"]) == ("It is late.", "sv")
+    assert first["recognised"] == second["recognised"] and first["recognised"].startswith("random sha256:")
+    assert first["modalities"] == ["speech", "text"] and list(first["missing"]) == ["vision"]
+    assert second["text"] is None and sorted(second["missing"]) == ["text", "vision"]
+    assert "hears rubbish" in done.err
+    heard.clear()
+    (clip,) = mer(*words, "--no-recognition").json["clips"]
+    assert heard == [] and all("text" in u["missing"] for u in clip["utterances"])
+
+
+def test_whisper_that_is_not_at_hand_is_asked_for(
+    mer: Any, trained: Callable[..., Path], small_weights: Path, talk: Path, tmp_path: Path
+) -> None:
+    for name in ("roberta", "resnet"):
+        shutil.copytree(small_weights / name, tmp_path / name)
+    done = mer("predict", talk, "--model", trained("hff"), "--weights", tmp_path)
+    assert done.code == 1 and "words: " in done.err and "--no-recognition" in done.err.splitlines()[-1]
+
+
+def test_plain_text_says_not_when_in_a_long_clip(
+    trained: Callable[..., Path], small_weights: Path, talk: Path, transcript: Path
+) -> None:
+    with pytest.raises(MerError, match=r"does not say when.*20 s, more than --longest 15"):
+        predict([talk], trained("hff"), transcripts=[transcript], weights=str(small_weights))
+
+
+@pytest.mark.parametrize(("target", "kind"), [("polarity", "regression"), ("several", "multilabel")])
+def test_numbers_and_several_classes_at_once(
+    store: Path, small_weights: Path, clip: Path, transcript: Path, mer: Any, target: str, kind: str
+) -> None:
+    """The same features with other labels, in a copy of the store."""
+    from cache_schema.samples import Target
+    from cache_schema.store import FeatureStore
+
+    other = store.parent / "others"
+    if not other.is_dir():
+        shutil.copytree(store, other)
+    opened = FeatureStore.open(other, mode="a")
+    samples = opened.samples("meld")
+    several = Target(name="several", kind="multilabel", classes=("up", "down"))
+    targets = (Target(name="polarity", kind="regression", low=-1, high=1), several)
+    corpus = samples.corpus.model_copy(update={"name": f"meld-{kind}", "targets": targets})
+    scores = [{"polarity": (-1.0) ** i, "several/up": i % 2, "several/down": 1.0} for i in range(len(samples))]
+    rows = [u.model_copy(update={"scores": s, "labels": {}}) for u, s in zip(samples.utterances, scores, strict=True)]
+    opened.append_samples(corpus, rows)
+    for name in ("mfcc", "roberta"):
+        feature = opened.feature("meld", name)
+        writer = opened.writer(corpus.name, feature.spec)
+        for segment in writer.todo():
+            ids = [u.id for u in writer.utterances(segment)]
+            loaded = [feature.load([id_], [a.name for a in feature.spec.arrays]) for id_ in ids]
+            arrays = [{name: ragged.row(0, name) for name in ragged.arrays} for ragged in loaded]
+            writer.commit(segment, arrays, [None] * len(ids), {})
+    run = train_run(
+        other, corpus.name, "hff", assignments=["max_epochs=1", "d=32", *ARCHS["hff"]], seeds=2, target=target,
+        out=store.parent / "runs", jobs=1,
+    ).run  # fmt: skip
+    seen = run_files.read_predictions(run / "seed-0" / run_files.PREDICTIONS, "test").to_pylist()
+    recorded = next(row for row in seen if row["id"] == "test/dia0_utt1")
+    words = ["predict", clip, "--model", run, "--weights", small_weights, "--transcript", transcript]
+    (answer,) = mer(*words, "--seed", "0", "--json").json["clips"][0]["utterances"]
+    if kind == "regression":
+        assert answer["prediction"] == pytest.approx(recorded["prediction"], abs=5e-3)
+        assert answer["probabilities"] == {}
+    else:
+        for name in several.classes:
+            assert answer["probabilities"][name] == pytest.approx(recorded[f"probability_{name}"], abs=SAME)
+            assert (name in answer["prediction"]) == (answer["probabilities"][name] > 0.5)
+    both = mer(*words, "--json").json["clips"][0]["utterances"][0]
+    assert set(both["sd"]) == ({"polarity"} if kind == "regression" else {"up", "down"})
+    for more in ([], ["--csv"]):
+        assert mer(*words, *more).code == 0
 
 
 def test_a_timed_transcript_makes_a_conversation(

@@ -28,6 +28,11 @@ def predict(
         str | None,
         typer.Option(help="Where the encoders' weights are, as for `mer extract`; default those of the training."),
     ] = None,
+    recognition: Annotated[
+        bool,
+        typer.Option(help="Let Whisper write what has no transcript, where the model reads text; else it is masked."),
+    ] = True,
+    language: Annotated[str | None, typer.Option(help="Of the speech, as en or ko; default Whisper finds out.")] = None,
     longest: Annotated[float, typer.Option(min=1, help="Seconds; a longer clip is cut at pauses of speech.")] = 15.0,
     device: Annotated[str, typer.Option(help="torch device; auto takes a GPU where there is one.")] = "auto",
     as_json: AsJson = False,
@@ -54,6 +59,8 @@ def predict(
             transcripts=transcript or (),
             weights=weights,
             cutting=cutting,
+            recognise=recognition,
+            language=language,
             device=device,
             progress=progress,
             say=say,
@@ -95,6 +102,9 @@ def _show(found: Prediction) -> None:
             cells += [" ".join(f"{m} {w:.2f}" for m, w in family.items()), ", ".join(a.missing), utterance.text or ""]
             table.add_row(*cells)
         OUT.print(table)
+        recognised = {u.recognised.partition(" ")[0] for u in clip.utterances if u.recognised is not None}
+        for name in sorted(recognised):
+            OUT.print(f"The text was recognised by {name}, which took the language to be {clip.language!r}.")
         for utterance, a in found.of(clip):
             for modality, why in a.missing.items():
                 OUT.print(f"{utterance.id}: {modality} is masked: {why}")

@@ -21,14 +21,14 @@ from typing import Any
 from cache_schema.errors import SettingsError
 from cache_schema.samples import Utterance
 from cache_schema.store import FeatureStore
-from extract.clips import DATASET, Clip, cut, extract_clips, open_clips
+from extract.clips import DATASET, Clip, cut, extract_clips, listen, open_clips
 from extract.matching import match
+from extract.pipeline import resolve_device
+from extract.recognition import Recogniser, is_wanted, whisper_checkpoint
 from extract.windows import Cutting
 from fuse.answers import Answer, Trained, answer, open_trained
 
 Progress = Callable[[int, int, int], None]
-UNKNOWN = "und"
-"""BCP 47 for a language that is not known."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class Prediction:
                 {
                     "clip": str(clip.path),
                     "duration": clip.seconds,
+                    "language": clip.language,
                     "notes": list(clip.notes),
                     "utterances": [_as_json(u, a) for u, a in self.of(clip)],
                 }
@@ -90,7 +91,7 @@ class Prediction:
         families = list(dict.fromkeys(f for a in self.answers.values() for f in a.weights or {}))
         uncertain = list(dict.fromkeys(n for a in self.answers.values() for n in a.uncertainty or {}))
         names = target.classes if target.kind != "regression" else (target.name,)
-        columns = ["clip", "id", "start", "end", "speaker", "text", "prediction"]
+        columns = ["clip", "id", "start", "end", "speaker", "text", "recognised", "prediction"]
         columns += [f"probability_{c}" for c in target.classes]
         columns += [f"sd_{name}" for name in names]
         columns += [
@@ -104,7 +105,7 @@ class Prediction:
         for clip in self.clips:
             for u, a in self.of(clip):
                 probabilities, spread = a.probabilities or {}, a.spread or {}
-                row: list[Any] = [str(clip.path), u.id, u.start, u.end, u.speaker, u.text, in_words(a)]
+                row: list[Any] = [str(clip.path), u.id, u.start, u.end, u.speaker, u.text, u.recognised, in_words(a)]
                 row += [probabilities.get(c) for c in target.classes]
                 row += [spread.get(name) for name in names]
                 row += [(a.uncertainty or {}).get(n) for n in uncertain]
@@ -122,6 +123,8 @@ def predict(
     transcripts: Sequence[str | Path] = (),
     weights: str | None = None,
     cutting: Cutting | None = None,
+    recognise: bool = True,
+    language: str | None = None,
     device: str = "auto",
     progress: Progress = lambda done, total, failed: None,
     say: Callable[[str], None] = lambda line: None,
@@ -135,6 +138,8 @@ def predict(
         transcripts: a file for each clip, in their order, or none at all (`extract/subtitles.py`).
         weights: where the encoders' weights are, as `mer extract` has it; None: what the run was trained on.
         cutting: how long clips are cut into windows; None: the defaults.
+        recognise: let Whisper write what has no transcript, where the model reads text; else text is masked there.
+        language: of the speech, as Whisper names it; None: that of the run's own word alignment, or Whisper finds out.
         device: torch device of the encoders; `auto`: a GPU where there is one.
         progress: called with (rows done, rows to do, rows failed) of the encoders.
         say: called with each line that is worth showing.
@@ -159,11 +164,45 @@ def predict(
     for clip in found:
         for note in clip.notes:
             say(f"{clip.path}: {note}")
+    if recognise:
+        found = _listened(found, root, trained, weights, language, device, say)
     with tempfile.TemporaryDirectory(prefix="mer-predict-") as folder:
         store = FeatureStore.open(folder, mode="a")
-        extract_clips(store, found, root, matches, trained.target, UNKNOWN, device, progress)
+        extract_clips(store, found, root, matches, trained.target, device, progress)
         answers = {a.id: a for a in answer(trained, store, DATASET)}
     return Prediction(trained, tuple(found), answers, time.perf_counter() - started)
+
+
+def _listened(
+    clips: list[Clip],
+    root: Path,
+    trained: Trained,
+    weights: str | None,
+    language: str | None,
+    device: str,
+    say: Callable[[str], None],
+) -> list[Clip]:
+    """The clips with what Whisper heard in them, where the model reads text and there is none."""
+    wanted = sum(is_wanted(u) for clip in clips if clip.sound for u in clip.utterances)
+    if not wanted or all(spec.modality != "text" for spec in trained.specs):
+        return clips
+    words = next((spec for spec in trained.specs if spec.feature == "words"), None)
+    try:
+        checkpoint = whisper_checkpoint(weights) if words is None else match(words, weights, trained.source).checkpoint
+        assert checkpoint is not None  # words has weights
+    except SettingsError as error:
+        raise SettingsError(
+            f"{error} Whisper recognises what has no transcript; give --transcript instead, or --no-recognition, which "
+            "masks text."
+        ) from error
+    if language is None and words is not None:
+        language = str(words.settings["language"])
+    say(
+        f"{wanted} utterances have no transcript: {checkpoint.name or checkpoint.folder} listens"
+        + (", whose weights are random: it hears rubbish." if checkpoint.random else ".")
+    )
+    recogniser = Recogniser(checkpoint, resolve_device(device), language)
+    return [listen(clip, root, recogniser) for clip in clips]
 
 
 def in_words(a: Answer) -> str:
@@ -182,6 +221,7 @@ def _as_json(u: Utterance, a: Answer) -> dict[str, Any]:
         "end": u.end,
         "speaker": u.speaker,
         "text": u.text,
+        "recognised": u.recognised,
         "prediction": a.prediction,
         "probabilities": a.probabilities,
         "sd": a.spread,
