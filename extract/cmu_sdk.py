@@ -48,6 +48,8 @@ FOLD_NAMES: dict[str, Split] = {
 }
 LABEL_COLUMNS = ("video_id", "clip_id", "text", "label")
 LOWEST, HIGHEST = -3.0, 3.0
+MOST_SEGMENTS = 1_000_000
+"""Of one video."""
 SPREADSHEET = "#NAME?"
 LONGEST_ID = 200
 """Bytes of a video's id, to which a clip's file adds its number and suffix."""
@@ -235,9 +237,15 @@ def _own(file: Path, group: Any, name: str) -> Any:
 
 
 def _numbers(file: Path, segments: Any, name: str, width: int) -> NDArray[np.float64]:
-    array = np.asarray(_own(file, segments, name)[()], np.float64)
-    if array.ndim != 2 or array.shape[1] != width or not np.isfinite(array).all():
-        raise DataError(f"{file}: {segments.name}/{name} holds no finite numbers (segments, {width}): {array.shape}.")
+    stored = _own(file, segments, name)
+    shape = stored.shape
+    if stored.external or stored.is_virtual:
+        raise DataError(f"{file}: {segments.name}/{name} lies in another file, which is not followed.")
+    if len(shape) != 2 or shape[1] != width or shape[0] > MOST_SEGMENTS:  # a shape costs no bytes, an array does
+        raise DataError(f"{file}: {segments.name}/{name} holds no numbers (segments, {width}): {shape}.")
+    array = np.asarray(stored[()], np.float64)
+    if not np.isfinite(array).all():
+        raise DataError(f"{file}: {segments.name}/{name} holds values that are no finite numbers.")
     return array
 
 

@@ -114,6 +114,19 @@ def test_a_label_sequence_that_is_none_or_leads_elsewhere_is_refused(tmp_path: P
         content["l/data/v/features"] = h5py.ExternalLink("/etc/hostname", "x")
     with pytest.raises(DataError, match="link to elsewhere, which is not followed"):
         read_sequence(file, 1)
+    with h5py.File(file, "w") as content:
+        content.create_dataset("l/data/v/features", (1, 1), "u1", external=[("/etc/hostname", 0, 1)])
+    with pytest.raises(DataError, match="lies in another file, which is not followed"):
+        read_sequence(file, 1)
+
+
+def test_an_enormous_shape_takes_no_memory(tmp_path: Path) -> None:
+    file = tmp_path / "labels.csd"
+    with h5py.File(file, "w") as content:
+        content.create_dataset("l/data/v/features", (1 << 40, 1), "f4", chunks=(1024, 1))
+    assert file.stat().st_size < 10_000
+    with pytest.raises(DataError, match=r"holds no numbers \(segments, 1\): \(1099511627776, 1\)"):
+        read_sequence(file, 1)
 
 
 @pytest.mark.parametrize(
