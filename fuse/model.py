@@ -51,7 +51,7 @@ class Model(nn.Module):
         """The batch as the architecture gets it: its own modalities, standardised; zero where there is nothing."""
         sequences, lengths = {}, {}
         names = list(batch.sequences)
-        available = batch.available[:, [names.index(m) for m in self.network.modalities]]
+        available = torch.stack([batch.available[:, names.index(m)] for m in self.network.modalities], dim=1)
         for column, modality in enumerate(self.network.modalities):
             x = batch.sequences[modality]
             length = batch.lengths[modality] * available[:, column]

@@ -124,6 +124,8 @@ class Program:
             self._count_draws(False, self.look_plan)
             with torch.no_grad():
                 self._logits(self.look_plan.shapes[0])
+        for model in self.models:
+            model.network.stage = None
 
     def begin(self, number: int, stage: str | None, optimizations: Sequence[Optimization]) -> None:
         """A stage begins."""

@@ -305,7 +305,7 @@ class OFCMAERCAT(Architecture):
         scores = pooled.new_zeros(available.shape)
         if self.weigh is not None:
             deviations = [
-                (x - pooled[:, [i]]) * frame_mask(n, x.shape[1])[..., None]
+                (x - pooled[:, i, None]) * frame_mask(n, x.shape[1])[..., None]
                 for i, (x, n) in enumerate(zip(f, lengths, strict=True))
             ]
             squares = [mean_over_time(x.square(), n) for x, n in zip(deviations, lengths, strict=True)]
@@ -431,7 +431,7 @@ class CrossModalAlignment(nn.Module):
                 if i == j:
                     continue
                 # A partner that is not available is seen as zeros, so that no softmax is empty, and weighs nothing.
-                visible = frame_mask(lengths[j], f[j].shape[1]) | ~available[:, [j]]
+                visible = frame_mask(lengths[j], f[j].shape[1]) | ~available[:, j, None]
                 scores = (queries[i] @ keys[j].transpose(1, 2) * self.scale).masked_fill(
                     ~visible[:, None], float("-inf")
                 )

@@ -127,7 +127,7 @@ class LateFusion(Architecture):
         read, said = [], []
         for column, modality in enumerate(self.modalities):
             h, logits = self.get_submodule(modality)(batch.sequences[modality], batch.lengths[modality])  # (1-2)
-            there = batch.available[:, [column]].to(h.dtype)
+            there = batch.available[:, column, None].to(h.dtype)
             read += [h * there, there]
             said.append(logits)
         each, available = torch.stack(said, dim=1), batch.available
@@ -145,7 +145,7 @@ class LateFusion(Architecture):
     def alone(self, batch: Batch, modality: str) -> Output:
         """One modality's classifier by itself, which learns nothing from utterances without the modality."""
         _, logits = self.get_submodule(modality)(batch.sequences[modality], batch.lengths[modality])
-        there = batch.available[:, [self.modalities.index(modality)]]
+        there = batch.available[:, self.modalities.index(modality), None]
         logits = torch.where(there, logits, logits.detach())
         return Output(logits.squeeze(-1) if self.kind == "regression" else logits)
 

@@ -161,7 +161,7 @@ class MulT(Architecture):
             z = torch.cat(streams, dim=2) if streams else start[a]
             z, _ = self.own[a](z, None, inside[a])
             end = (lengths[a] - 1).clamp(min=0)[:, None, None].expand(-1, 1, z.shape[2])
-            last.append(z.gather(1, end).squeeze(1) * batch.available[:, [column]])
+            last.append(z.gather(1, end).squeeze(1) * batch.available[:, column, None])
         h = torch.cat(last, dim=1)
         logits = self.classifier(h + self.residual(h))
         return Output(logits.squeeze(-1) if self.kind == "regression" else logits, drawn=drawn)

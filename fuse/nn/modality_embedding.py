@@ -55,6 +55,6 @@ class ModalityEmbeddings(nn.Module):
                 _, read = self.lstm(x, lengths)
             else:
                 read = resample(x, lengths, 1).squeeze(1)
-            h = self.subnets[modality](read) * batch.available[:, [column]]
+            h = self.subnets[modality](read) * batch.available[:, column, None]
             found.append(F.pad(h, (0, 1), value=1.0))
         return found
