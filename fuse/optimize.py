@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cache_schema.errors import SettingsError
 from cache_schema.registry import unknown_name
 from fuse import metrics
+from fuse.active_experts import ActiveAdam, mixtures
 from fuse.train_config import Group, TrainConfig
 
 PER_STEP = ("onecycle", "cosine")
@@ -61,7 +62,7 @@ class Optimization:
             asks the host; None: they are numbers.
 
     Raises:
-        SettingsError: a group is no block of the network, or lies in another.
+        SettingsError: a group is no block of the network, or lies in another; `active_experts` without experts.
     """
 
     def __init__(
@@ -80,17 +81,17 @@ class Optimization:
             if any(name.startswith(f"{other}.") for other in config.groups):
                 raise SettingsError(f"groups: {name} lies in another group; each parameter has one.")
         self.parameters: list[nn.Parameter] = []
-        members: dict[str, list[nn.Parameter]] = {}
+        experts = mixtures(network) if config.active_experts else {}
+        members: dict[tuple[str, str], list[nn.Parameter]] = {}
         for path, parameter in network.named_parameters():
             if stage is None or path.startswith(f"{stage}."):
                 self.parameters.append(parameter)
-                members.setdefault(next((g for g in config.groups if path.startswith(f"{g}.")), ""), []).append(
-                    parameter
-                )
+                group = next((g for g in config.groups if path.startswith(f"{g}.")), "")
+                members.setdefault((group, experts.get(path, "")), []).append(parameter)
         rest = Group()
         self.blocks = [
-            make_block(parameters, config, config.groups.get(name, rest), steps, per_epoch)
-            for name, parameters in members.items()
+            make_block(parameters, config, config.groups.get(group, rest), steps, per_epoch, bool(mixture))
+            for (group, mixture), parameters in members.items()
         ]
 
     @property
@@ -169,7 +170,7 @@ class Clock:
         """Let an optimizer read from here."""
         (group,) = optimizer.param_groups
         group["lr"] = self._now[0, 0]
-        if isinstance(optimizer, AdamOnDevice):
+        if "beta1" in group:
             group["beta1"] = self._now[0, 1]
 
     def write(self, block: Block) -> None:
@@ -240,24 +241,33 @@ class AdamOnDevice(torch.optim.Optimizer):
 
 
 def make_block(
-    parameters: Iterable[nn.Parameter], config: TrainConfig, group: Group, steps: int, per_epoch: int | None = None
+    parameters: Iterable[nn.Parameter],
+    config: TrainConfig,
+    group: Group,
+    steps: int,
+    per_epoch: int | None = None,
+    experts: bool = False,
 ) -> Block:
-    """AdamW or Adam over some parameters, with the schedule of their group."""
+    """AdamW or Adam over some parameters, with the schedule of their group; of `experts` over the active ones."""
     kind: Any = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     lr = config.lr if group.lr is None else group.lr
     decay = config.weight_decay if group.weight_decay is None else group.weight_decay
     schedule = group.scheduler or config.scheduler
-    own = list(parameters)
+    own, decoupled = list(parameters), config.optimizer == "adamw"
     optimizer: torch.optim.Optimizer
     clock = None
-    if per_epoch is None:
+    if per_epoch is None and experts:
+        optimizer = timed = ActiveAdam(own, lr, decay, decoupled)
+    elif per_epoch is None:
         optimizer = timed = kind(own, lr=lr, weight_decay=decay, fused=True)
     else:
         device = own[0].device
         timed = kind([nn.Parameter(torch.zeros(()))], lr=lr, weight_decay=decay)
         clock = Clock(timed, per_epoch, device)
-        if schedule == "onecycle":
-            optimizer = AdamOnDevice(own, decay, config.optimizer == "adamw")
+        if experts:
+            optimizer = ActiveAdam(own, lr, decay, decoupled)
+        elif schedule == "onecycle":
+            optimizer = AdamOnDevice(own, decay, decoupled)
         else:
             rate, captured = torch.tensor(lr, device=device), device.type == "cuda"
             optimizer = kind(own, lr=rate, weight_decay=decay, fused=True, capturable=captured)

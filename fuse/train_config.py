@@ -37,6 +37,9 @@ class TrainConfig(Spec):
     """Initial learning rate; for onecycle the greatest."""
     weight_decay: float = Field(default=0.01, ge=0)
     """Weight decay of all parameters."""
+    active_experts: bool = False
+    """Experts that no utterance of a step was sent to stand still, moments and decay included: for so many experts that
+    the optimizer is most of a step. Not the same as Adam over all of them (`fuse/kernels/active_adamw`)."""
     scheduler: Schedule = "plateau"
     """plateau: the rate is multiplied by `plateau_factor` when the monitored quantity stops improving; onecycle: up to
     `lr` and down to nothing over all steps of `max_epochs` (Smith & Topin 2019); cosine: down to nothing along half a
