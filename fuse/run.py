@@ -89,6 +89,9 @@ class RunRecord(Spec):
     """Where it was trained."""
     hardware: dict[str, Any] = Field(default_factory=dict)
     """On a GPU its name, memory and compute capability, and the versions of CUDA and cuDNN."""
+    execution: dict[str, str] = Field(default_factory=dict)
+    """How the first seed's steps were taken: `seeds` together, alone or apart, `step` a graph or eager, and to what
+    `batches` are padded."""
     threads: int
     """CPU threads of each seed."""
     parameters: int

@@ -13,7 +13,8 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
@@ -24,8 +25,9 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
+from torch import Tensor
 
-from cache_schema.errors import MerError
+from cache_schema.errors import MerError, first_line
 from cache_schema.samples import Target
 from cache_schema.settings import Spec
 from fuse import run_files
@@ -33,10 +35,13 @@ from fuse.archs import ARCHS
 from fuse.board import Board
 from fuse.checkpoint import Checkpoint
 from fuse.data import Dataset, Selection, Splits, scales
-from fuse.loop import Epoch, fit, reproducible
+from fuse.loop import Epoch, fit_seeds, reproducible
+from fuse.losses import check
 from fuse.model import Model
 from fuse.prediction import DivergedError, Predictions, predict
+from fuse.program import Program
 from fuse.residence import resident
+from fuse.steps import PlainSteps
 from fuse.timing import NoTiming, Timing, total
 from fuse.train_config import TrainConfig
 
@@ -44,6 +49,16 @@ THREADS = 1
 RESULT, CHECKPOINT, BOARD = "result.json", "checkpoint.pt", "tensorboard"
 
 Progress = Callable[[Epoch], None]
+Say = Callable[[str], None]
+
+
+class ApartError(MerError):
+    """Several seeds cannot be trained as one program."""
+
+
+def warn(line: str) -> None:
+    """Say a line where nobody else does."""
+    warnings.warn(line, RuntimeWarning, stacklevel=3)
 
 
 @dataclass(frozen=True)
@@ -59,6 +74,7 @@ class Job:
         folder: where each seed writes its files, in a folder of its own; None: nowhere.
         tensorboard: write what TensorBoard shows, too.
         profile: measure where the time goes.
+        together: train the seeds as one program; None: where there is a GPU.
     """
 
     arch: str
@@ -69,6 +85,25 @@ class Job:
     folder: Path | None
     tensorboard: bool = False
     profile: bool = False
+    together: bool | None = None
+
+    @property
+    def seeds_together(self) -> bool:
+        """Whether the seeds are to be one program."""
+        return self.device != "cpu" if self.together is None else self.together
+
+    @property
+    def one_program(self) -> bool:
+        """Whether steps are, of however many seeds."""
+        return self.device != "cpu" or self.seeds_together
+
+    def checkpoint(self, seeds: Sequence[int], fold: str) -> Checkpoint | None:
+        """Where a training of these seeds goes on: in the folder of the one, or in that of the run."""
+        place = self.place(seeds[0], fold)
+        if place is None or self.folder is None:
+            return None
+        name = f"together-{list(self.folds).index(fold) + 1}.pt"
+        return Checkpoint(place / CHECKPOINT if len(seeds) == 1 else self.folder / name)
 
     def place(self, seed: int, fold: str) -> Path | None:
         """The folder of one training: the seed's, or one in it where there are several folds."""
@@ -86,13 +121,14 @@ class SeedResult:
         seed: which.
         epochs: how many it trained, over all folds.
         best_epoch: the one that was kept; over several folds, the latest.
-        seconds: wall-clock time of training.
+        seconds: wall-clock time of training; of seeds that train together, of all of them.
         parameters: how many numbers were trained.
         metrics: split -> metric -> value; over several folds test is measured on their utterances together, and val
             is the mean over the folds.
         tables: split -> confusion matrix and per-class figures (`run_files.tables`).
         folds: per fold its name, epochs, best_epoch and metrics; empty where there is one.
         profile: seconds of each of `fuse.timing.PARTS`, over all folds; empty where they were not measured.
+        execution: how the steps were taken.
     """
 
     seed: int
@@ -104,12 +140,13 @@ class SeedResult:
     tables: dict[str, dict[str, Any]]
     folds: list[dict[str, Any]] = field(default_factory=list)
     profile: dict[str, float] = field(default_factory=dict)
+    execution: dict[str, str] = field(default_factory=dict)
 
 
-def new_model(job: Job, train: Dataset) -> Model:
-    """An untrained model, its initial weights drawn from torch's generator."""
+def new_model(job: Job, train: Dataset, scale: Mapping[str, tuple[Tensor, Tensor]] | None = None) -> Model:
+    """An untrained model, its initial weights drawn from torch's generator; `scale` are the scales of `train`."""
     network = ARCHS.load(job.arch).build(job.config, train.tails, train.target)
-    return Model(network, scales(train, job.training.standardize))
+    return Model(network, scale or scales(train, job.training.standardize))
 
 
 def assess(model: Model, data: Dataset, batch_size: int, seed: int) -> Predictions:
@@ -118,27 +155,40 @@ def assess(model: Model, data: Dataset, batch_size: int, seed: int) -> Predictio
         return predict(model, data, batch_size)
 
 
-def train_seed(job: Job, seed: int, fold: str, progress: Progress | None = None) -> SeedResult:
-    """Train on train, choose on val, then open test where there is one; write the training's files.
+def train_seed(job: Job, seed: int, fold: str, progress: Progress | None = None, say: Say = warn) -> SeedResult:
+    """As `train_seeds`, of one seed."""
+    return train_seeds(job, [seed], fold, progress, say)[0]
+
+
+def train_seeds(
+    job: Job, seeds: Sequence[int], fold: str, progress: Progress | None = None, say: Say = warn
+) -> list[SeedResult]:
+    """Train on train, choose on val, then open test where there is one; write each seed's files. All at once.
 
     What an interrupted run had finished is read, and what it had begun goes on.
 
     Raises:
-        DivergedError: see `fuse.loop.fit`.
+        ApartError: several seeds cannot be one program.
+        DivergedError: see `fuse.loop.fit_seeds`.
     """
-    folder = job.place(seed, fold)
-    if folder is not None and (folder / RESULT).is_file():
-        Checkpoint(folder / CHECKPOINT).remove()  # killed between the two
-        return SeedResult(**json.loads((folder / RESULT).read_text("utf-8")))
-    checkpoint, board = None, None
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = Checkpoint(folder / CHECKPOINT)
-        board = Board(folder / BOARD) if job.tensorboard else None
+    places = [job.place(seed, fold) for seed in seeds]
+    checkpoint = job.checkpoint(seeds, fold)
+    finished = [place is not None and (place / RESULT).is_file() for place in places]
+    if all(finished):
+        if checkpoint is not None:
+            checkpoint.remove()  # killed between the two
+        texts = [(place / RESULT).read_text("utf-8") for place in places if place is not None]
+        return [SeedResult(**json.loads(text)) for text in texts]
+    boards = {}
+    for seed, place in zip(seeds, places, strict=True):
+        if place is not None:
+            place.mkdir(parents=True, exist_ok=True)
+            if job.tensorboard:
+                boards[seed] = Board(place / BOARD)
 
     def show(epoch: Epoch) -> None:
-        if board is not None:
-            board.write(epoch)
+        if epoch.seed in boards:
+            boards[epoch.seed].write(epoch)
         if progress is not None:
             progress(replace(epoch, folds=len(job.folds)))
 
@@ -146,43 +196,87 @@ def train_seed(job: Job, seed: int, fold: str, progress: Progress | None = None)
     timing = Timing(device) if job.profile else NoTiming()
     begun = time.perf_counter()
     try:
-        with reproducible(seed, THREADS):
+        with reproducible(seeds[0], THREADS):
             with timing.part("load"):
-                model = new_model(job, splits.train).to(device)
                 train, val = splits.train.to(device), splits.val.to(device)
-            history = fit(model, train, val, job.training, seed, show, checkpoint, timing)
+                scale, models = scales(splits.train, job.training.standardize), []
+                for seed in seeds:
+                    torch.manual_seed(seed)
+                    models.append(new_model(job, splits.train, scale).to(device))
+            steps = steps_of(job, models, train, val, seeds, say, timing)
+            histories = fit_seeds(steps, job.training, seeds, show, checkpoint)
+            steps.release()
     except DivergedError as error:
         if len(job.folds) == 1:
             raise
         raise DivergedError(f"{fold}: {error}") from error
     finally:
-        if board is not None:
+        for board in boards.values():
             board.close()
     seconds = time.perf_counter() - begun
-    with timing.part("evaluation"):
-        seen = {"val": assess(model, val, job.training.batch_size, seed)}
-        if isinstance(splits, Splits):
-            seen["test"] = assess(model, splits.open_test().to(device), job.training.batch_size, seed)
-    target = train.target
-    result = SeedResult(
-        seed=seed,
-        epochs=len(history),
-        best_epoch=max(e.epoch for e in history if e.best),
-        seconds=seconds,
-        parameters=sum(p.numel() for p in model.parameters()),
-        metrics={split: found.measure(target) for split, found in seen.items()},
-        tables={split: run_files.tables(target, found) for split, found in seen.items()},
-        profile=timing.seconds,
-    )
-    if folder is not None and checkpoint is not None:
-        run_files.write_weights(folder / run_files.WEIGHTS, model)
-        run_files.write_history(folder / run_files.HISTORY, history)
-        run_files.write_predictions(folder / run_files.PREDICTIONS, target, seen)
-        if "test" in seen:
-            run_files.write_confusion(folder, target, result.tables["test"])
-        run_files.write_json(folder / RESULT, asdict(result))
+    results = []
+    for seed, place, model, history in zip(seeds, places, models, histories, strict=True):
+        with timing.part("evaluation"):
+            seen = {"val": assess(model, val, job.training.batch_size, seed)}
+            if isinstance(splits, Splits):
+                seen["test"] = assess(model, splits.open_test().to(device), job.training.batch_size, seed)
+        result = SeedResult(
+            seed=seed,
+            epochs=len(history),
+            best_epoch=max(e.epoch for e in history if e.best),
+            seconds=seconds,
+            parameters=sum(p.numel() for p in model.parameters()),
+            metrics={split: found.measure(train.target) for split, found in seen.items()},
+            tables={split: run_files.tables(train.target, found) for split, found in seen.items()},
+            profile=timing.seconds if seed == seeds[-1] else {},
+            execution=dict(steps.execution),
+        )
+        if place is not None:
+            write_files(place, model, history, seen, result, train.target)
+        results.append(result)
+    if checkpoint is not None:
         checkpoint.remove()
-    return result
+    return results
+
+
+def steps_of(
+    job: Job, models: list[Model], train: Dataset, val: Dataset, seeds: Sequence[int], say: Say, timing: NoTiming
+) -> PlainSteps | Program:
+    """How steps are taken: as one program on a GPU and for several seeds, else as they come.
+
+    Raises:
+        ApartError: several seeds cannot be one program.
+        SettingsError: the settings do not fit the target.
+    """
+    check(job.training, train.target)
+    if job.one_program:
+        try:
+            program = Program(models, train, val, job.training, seeds, say, timing)
+            program.rehearse()
+        except (MerError, RuntimeError, NotImplementedError, ValueError) as error:
+            if len(seeds) > 1:
+                raise ApartError(first_line(error).rstrip(".")) from error
+            say(f"Steps are taken as they come, not as one program ({first_line(error).rstrip('.')}).")
+        else:
+            return program
+    return PlainSteps(models[0], train, val, job.training, seeds[0], timing)
+
+
+def write_files(
+    place: Path,
+    model: Model,
+    history: Sequence[Epoch],
+    seen: Mapping[str, Predictions],
+    result: SeedResult,
+    target: Target,
+) -> None:
+    """Everything that a finished training leaves; its result last, which says that it is finished."""
+    run_files.write_weights(place / run_files.WEIGHTS, model)
+    run_files.write_history(place / run_files.HISTORY, history)
+    run_files.write_predictions(place / run_files.PREDICTIONS, target, seen)
+    if "test" in seen:
+        run_files.write_confusion(place, target, result.tables["test"])
+    run_files.write_json(place / RESULT, asdict(result))
 
 
 def pool(job: Job, target: Target, results: Sequence[SeedResult]) -> SeedResult:
@@ -210,6 +304,7 @@ def pool(job: Job, target: Target, results: Sequence[SeedResult]) -> SeedResult:
             for name, r in zip(job.folds, results, strict=True)
         ],
         profile=total(r.profile for r in results),
+        execution=first.execution,
     )
 
 
@@ -220,11 +315,12 @@ class Workers:
     Several jobs may be trained with the same workers.
 
     Args:
-        jobs: how many at a time; None: one per CPU core.
+        jobs: how many at a time; None: one per CPU core, to which each is pinned.
+        say: called with a line where seeds cannot be trained as was asked for.
     """
 
-    def __init__(self, jobs: int | None = None) -> None:
-        self.jobs = jobs or _cores()
+    def __init__(self, jobs: int | None = None, say: Say = warn) -> None:
+        self.jobs, self.say = jobs or len(_cores()), say
         self._pool: ProcessPoolExecutor | None = None
         self._others = set(multiprocessing.active_children())
         self._events: Any = None
@@ -256,15 +352,35 @@ class Workers:
         folds, target = len(job.folds), next(iter(job.folds.values())).train.target
         return [pool(job, target, results[i : i + folds]) for i in range(0, len(results), folds)]
 
+    def _together(self, job: Job, tasks: list[tuple[int, str]], progress: Progress | None) -> list[SeedResult]:
+        """All seeds of a fold as one program, fold after fold."""
+        seeds = list(dict.fromkeys(seed for seed, _ in tasks))
+        found = {
+            (result.seed, fold): result
+            for fold in job.folds
+            for result in train_seeds(job, seeds, fold, progress, self.say)
+        }
+        return [found[task] for task in tasks]
+
     def _results(self, job: Job, tasks: list[tuple[int, str]], progress: Progress | None) -> list[SeedResult]:
         if job.device != "cpu":
             job = replace(job, folds=resident(job.folds, torch.device(job.device)))
+        if job.seeds_together and len(tasks) > len(job.folds):
+            try:
+                return self._together(job, tasks, progress)
+            except ApartError as error:
+                self.say(f"The seeds train one after the other ({error}).")
+                job = replace(job, together=False)
         if min(self.jobs, len(tasks)) == 1 or job.device != "cpu":
-            return [train_seed(job, seed, fold, progress) for seed, fold in tasks]
+            return [train_seed(job, seed, fold, progress, self.say) for seed, fold in tasks]
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
             self._events = context.SimpleQueue()
-            self._pool = ProcessPoolExecutor(self.jobs, context, _begin, (self._events,))
+            cores = context.SimpleQueue()
+            own = _cores()
+            for job_number in range(self.jobs):
+                cores.put(own[job_number % len(own)] if self.jobs >= len(own) else None)
+            self._pool = ProcessPoolExecutor(self.jobs, context, _begin, (self._events, cores))
         drain = threading.Thread(target=_drain, args=(self._events, progress), daemon=True)
         drain.start()
         try:
@@ -283,17 +399,22 @@ class Workers:
             drain.join(timeout=5)
 
 
-def _cores() -> int:
+def _cores() -> list[int]:
     """CPU cores that this process may use; where the system does not say, those that there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 _events: Any = None
 
 
-def _begin(events: Any) -> None:
+def _begin(events: Any, cores: Any) -> None:
     global _events
     _events = events
+    # A process each where all cores are used: one that moves leaves its data in another core's cache. With fewer
+    # processes than cores nothing is pinned, so that two runs do not share the same ones.
+    core = cores.get()
+    if core is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
     # Ctrl-C reaches the whole process group; the parent says what there is to say.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     threading.Thread(target=_end_with_parent, daemon=True).start()

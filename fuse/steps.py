@@ -87,6 +87,9 @@ class PlainSteps:
             found = predict(self.models[0], self.val, self.config.batch_size, self.criterion, context)
             return [Seen(found.loss, found.measure(self.val.target))]
 
+    def release(self) -> None:
+        """The model has its parameters."""
+
     def state_dict(self) -> dict[str, Any]:
         """The state of everything that is drawn from, and how many steps were taken."""
         states = {"step": self.step, "shuffle": self.shuffle.get_state(), "torch": torch.get_rng_state()}

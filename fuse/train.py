@@ -29,7 +29,7 @@ from fuse.losses import check
 from fuse.protocols import Protocol
 from fuse.residence import describe_device, prepare_cuda
 from fuse.run import FORMAT, RunRecord, new_folder, write_documents
-from fuse.seeds import THREADS, Job, Progress, SeedResult, Workers
+from fuse.seeds import THREADS, Job, Progress, Say, SeedResult, Workers, warn
 from fuse.timing import NoTiming, Timing, total
 from fuse.train_config import TrainConfig
 
@@ -95,8 +95,10 @@ def train_run(
     tensorboard: bool = False,
     fresh: bool = False,
     profile: bool = False,
+    together: bool | None = None,
     degrade: Degradation | None = None,
     progress: Progress | None = None,
+    say: Say = warn,
 ) -> Result:
     """Train every seed, measure validation and test once each, and write the run's folder.
 
@@ -119,8 +121,11 @@ def train_run(
         tensorboard: write what TensorBoard shows into each seed's folder.
         fresh: begin anew, whatever was interrupted.
         profile: measure where the time goes.
+        together: train the seeds as one program; None: where there is a GPU. Where that cannot be done it is said, and
+            they train one after the other.
         degrade: what is taken from training and validation on purpose.
         progress: called with each `Epoch`, from another thread where seeds run side by side.
+        say: called with a line where something is done otherwise than was asked for.
 
     Raises:
         MerError: one of its kinds, with one line that says what to do. No folder is left behind.
@@ -153,12 +158,12 @@ def train_run(
         chosen,
         device,
     ]
-    facts += [tensorboard, degrade and asdict(degrade), versions(), code_digest(module)]
+    facts += [together, tensorboard, degrade and asdict(degrade), versions(), code_digest(module)]
     digest = sha256_hex(canonical_bytes(facts))
     with new_folder(Path(out), arch, dataset, digest, fresh) as (folder, final):
-        job = Job(arch, config, training, parts, device, folder, tensorboard, profile)
+        job = Job(arch, config, training, parts, device, folder, tensorboard, profile, together)
         if workers is None:
-            with Workers(jobs) as own:
+            with Workers(jobs, say) as own:
                 results = own.train(job, chosen, progress)
         else:
             results = workers.train(job, chosen, progress)
@@ -295,6 +300,7 @@ def describe_run(
         seeds=[r.seed for r in results],
         device=job.device,
         hardware=describe_device(torch.device(job.device)),
+        execution=results[0].execution,
         threads=THREADS,
         parameters=results[0].parameters,
         seconds=round(seconds, 3),

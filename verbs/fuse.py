@@ -15,6 +15,7 @@ from terminal import (
     print_json,
     print_profile,
     print_result,
+    say,
     table_of,
 )
 from verbs import studies
@@ -93,6 +94,10 @@ def fuse_train(
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write curves for TensorBoard, too.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever was interrupted.")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Say on stderr where the time went.")] = False,
+    together: Annotated[
+        bool | None,
+        typer.Option("--together/--apart", help="Train the seeds as one program; default: where there is a GPU."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train an architecture on cached features, with several seeds; the test split is opened once, at the end.
@@ -121,7 +126,9 @@ def fuse_train(
             tensorboard=tensorboard,
             fresh=fresh,
             profile=profile,
+            together=together,
             progress=progress,
+            say=say,
         )
     if profile:
         print_profile(result)

@@ -7,24 +7,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from refusing import captures
-from toy_corpus import load
 from torch import Tensor
+from toy_corpus import load
 
-from cache_schema.errors import SettingsError
 from fuse.archs import ARCHS, complementary
-from fuse.checkpoint import Checkpoint
 from fuse.data import Splits, scales
 from fuse.loop import Epoch, fit_seeds, reproducible
 from fuse.model import Model
 from fuse.nn import experts, face_crops, recurrent
 from fuse.optimize import Optimization, most_steps
-from fuse.prediction import DivergedError
 from fuse.program import Program
-from fuse.train_config import Group, TrainConfig
+from fuse.train_config import TrainConfig
 
 SMALL: dict[str, dict[str, Any]] = {
     "complementary": {"d": 8, "heads": 2, "gat_heads": 2, "expert_width": 8},
