@@ -17,6 +17,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+import verbs.check
 import verbs.fuse
 import verbs.models
 import verbs.predict
@@ -50,6 +51,7 @@ app = typer.Typer(
 app.add_typer(verbs.models.app, name="models")
 app.add_typer(verbs.store.app, name="store")
 app.add_typer(verbs.fuse.app, name="fuse")
+app.command("check")(verbs.check.check)
 app.command("predict")(verbs.predict.predict)
 app.command("report")(verbs.report.report)
 
