@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import io
 import json
 import re
@@ -59,18 +61,20 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(small_corpus: Path, small_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The corpus's features."""
     path = tmp_path_factory.mktemp("predict") / "store"
-    names = ["roberta", "mfcc", "resnet", "vit", "words"]
+    names = ["roberta", "mfcc", "resnet", "vit"]
     rates = ["resnet.fps=2", "vit.fps=2"]
     extract("meld", small_corpus, str(path), encoders=names, weights=str(small_weights), settings=rates, device="cpu")
     return path
 
 
 @pytest.fixture(scope="module")
-def trained(store: Path) -> Callable[..., Path]:
+def trained(store: Path, small_corpus: Path, small_weights: Path) -> Callable[..., Path]:
     """Gives a run of two seeds of an architecture, trained once."""
 
     @cache
     def run(arch: str, *settings: str, target: str | None = None) -> Path:
+        if arch == "complementary":  # words take the longest
+            extract("meld", small_corpus, str(store), encoders=["words"], weights=str(small_weights), device="cpu")
         changes = ["max_epochs=2", "d=32", "lr=0.01", *ARCHS[arch], *settings]
         out = store.parent / "runs"
         return train_run(store, "meld", arch, assignments=changes, seeds=2, out=out, jobs=1, target=target).run
@@ -274,6 +278,84 @@ def test_a_timed_transcript_makes_a_conversation(
     assert float(table[1]["probability_joy"]) == pytest.approx(second["probabilities"]["joy"])
     shown = mer(*words, "--transcript", file).out
     assert "0:01.10" in shown and "no." in shown and "random weights: a trial" in shown
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """A timed transcript that would be markup and a formula."""
+    file = tmp_path / "said.csv"
+    file.write_text("start,end,text,speaker\n0,0.8,=1+1 & </script><b>,Ines\n1.2,1.6,no,\n", "utf-8")
+    return file
+
+
+def test_the_timeline_is_one_page_that_needs_nothing_else(
+    mer: Any, trained: Callable[..., Path], small_weights: Path, clip: Path, talk: Path, hostile: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "pages" / "out.html"
+    words = ["predict", "--model", trained("hff"), "--weights", small_weights, "--no-recognition", "--html", out]
+    done = mer(*words, clip, talk, "--transcript", hostile, "--transcript", hostile)
+    assert done.code == 0, done.err
+    page = out.read_text("utf-8")
+    video, audio = (base64.b64encode(path.read_bytes()).decode() for path in (clip, talk))
+    assert page.count("<video controls") == page.count("<audio controls") == 1
+    assert f"data:video/mp4;base64,{video}" in page and f"data:audio/wav;base64,{audio}" in page
+    assert re.sub(r"http://www\.w3\.org/2000/svg", "", page).count("http") == 1  # http-equiv
+    assert "=1+1 &amp; &lt;/script&gt;&lt;b&gt;" in page and "</script><b>" not in page
+    assert page.count("<button") == 4 and page.count('role="img"') == page.count("<desc>") == 6
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{allowed}'" in page
+    assert "vision: the clip has no pictures" in page and "random weights: a trial" in page
+    again = mer(*words, clip, "--transcript", hostile)
+    assert again.code == 0 and out.read_text("utf-8") != page
+    (rows,) = re.findall(r'href="data:text/csv;charset=utf-8;base64,([^"]*)"', out.read_text("utf-8"))
+    assert "'=1+1" in base64.b64decode(rows).decode()
+
+
+def test_a_large_clip_lies_beside_the_page(
+    trained: Callable[..., Path], small_weights: Path, clip: Path, hostile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from verbs import timeline
+
+    found = predict([clip], trained("hff"), transcripts=[hostile], weights=str(small_weights))
+    monkeypatch.setattr(timeline, "EMBED_BYTES", 0)
+    page = timeline.page(found, clip.parent / "a page")
+    assert 'src="../dia0_utt1.mp4"' in page and "base64" in page
+
+
+def test_the_video_is_the_clip_with_its_answers_drawn_in(
+    mer: Any, trained: Callable[..., Path], small_weights: Path, clip: Path, hostile: Path, talk: Path, tmp_path: Path
+) -> None:
+    import av
+
+    out = tmp_path / "said.mp4"
+    words = ["predict", "--model", trained("hff"), "--weights", small_weights, "--transcript", hostile]
+    done = mer(*words, clip, "--video", out)
+    assert done.code == 0, done.err
+
+    def decoded(path: Path) -> tuple[list[float], np.ndarray[Any, Any], list[bytes]]:
+        with av.open(str(path)) as opened:
+            frames = list(opened.decode(video=0))
+        with av.open(str(path)) as opened:
+            sound = [bytes(packet) for packet in opened.demux(audio=0) if packet.size]
+        return [f.time for f in frames], np.stack([f.to_ndarray(format="rgb24") for f in frames]).astype(int), sound
+
+    times, before, sound = decoded(clip)
+    new_times, after, new_sound = decoded(out)
+    assert after.shape == before.shape and np.allclose(times, new_times, atol=1e-3) and sound == new_sound
+    changed = np.abs(after - before)
+    for at, difference in zip(times, changed, strict=True):
+        speaks = at < 0.8 or 1.2 <= at < 1.6
+        assert difference[: before.shape[1] // 4].mean() < 6
+        assert (difference[-8:].mean() > 40) == speaks, at
+    for words_, message in (
+        ([clip, "--video", clip], "would replace"),
+        ([clip, "--video", tmp_path / "a.avi"], "ends in .mp4"),
+        ([talk, "--video", out], "has no pictures"),
+    ):
+        refused = mer(*words, *words_)
+        assert refused.code == 1 and message in refused.err, refused.err
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_an_exported_model_answers_as_its_seed_does(

@@ -35,6 +35,13 @@ def predict(
     language: Annotated[str | None, typer.Option(help="Of the speech, as en or ko; default Whisper finds out.")] = None,
     longest: Annotated[float, typer.Option(min=1, help="Seconds; a longer clip is cut at pauses of speech.")] = 15.0,
     device: Annotated[str, typer.Option(help="torch device; auto takes a GPU where there is one.")] = "auto",
+    html: Annotated[
+        Path | None, typer.Option(help="Write a timeline with the players, one self-contained HTML file.")
+    ] = None,
+    video: Annotated[
+        Path | None,
+        typer.Option(help="Write the clip with its answers drawn into it; of several clips, a folder for them."),
+    ] = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a table of comma-separated values.")] = False,
 ) -> None:
@@ -65,6 +72,16 @@ def predict(
             progress=progress,
             say=say,
         )
+    if html is not None:
+        from verbs.timeline import write_timeline
+
+        write_timeline(found, html)
+        say(f"Timeline: {html}")
+    if video is not None:
+        from verbs.annotated import write_videos
+
+        for path in write_videos(found, video):
+            say(f"Video: {path}")
     if as_json:
         print_json(found.as_json())
     elif as_csv:
@@ -74,7 +91,7 @@ def predict(
 
 
 def _show(found: Prediction) -> None:
-    from verbs.prediction import in_words
+    from verbs.prediction import clock, in_words
 
     target = found.trained.target
     regression = target.kind == "regression"
@@ -92,7 +109,7 @@ def _show(found: Prediction) -> None:
         table = table_of(*head, *(["disagreement"] if several else []), "weights", "masked", "text")
         for utterance, a in found.of(clip):
             sure = a.uncertainty or {}
-            cells = [_time(utterance.start or 0.0), _time(utterance.end or clip.seconds), in_words(a)]
+            cells = [clock(utterance.start or 0.0), clock(utterance.end or clip.seconds), in_words(a)]
             cells.append(
                 _number((a.spread or {}).get(target.name)) if regression else _likeliest(a.probabilities or {})
             )
@@ -125,7 +142,3 @@ def _likeliest(probabilities: dict[str, float]) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
-
-
-def _time(seconds: float | None) -> str:
-    return "" if seconds is None else f"{int(seconds // 60)}:{seconds % 60:05.2f}"

@@ -214,6 +214,11 @@ def in_words(a: Answer) -> str:
     return a.prediction if isinstance(a.prediction, str) else f"{a.prediction:.3f}"
 
 
+def clock(seconds: float | None) -> str:
+    """A time as minutes and seconds; nothing where it is not known."""
+    return "" if seconds is None else f"{int(seconds // 60)}:{seconds % 60:05.2f}"
+
+
 def _as_json(u: Utterance, a: Answer) -> dict[str, Any]:
     return {
         "id": u.id,
