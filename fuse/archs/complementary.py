@@ -381,7 +381,8 @@ class Nodes(nn.Module):
     def forward(
         self, streams: Streams, lengths: Lengths, edges: Edges
     ) -> tuple[Streams, Float[Tensor, "B d"] | None, Float[Tensor, "B _ _"] | None]:
-        """Projected tokens and frames, zero in their padding; the graph embedding; what tokens read in the graph."""
+        """Projected tokens and frames, zero in their padding; the graph embedding; after training, what tokens read in
+        the graph's first layer."""
         masks = {m: frame_mask(lengths[m], x.shape[1])[..., None] for m, x in streams.items()}
         nodes = {m: self.dropout(self.project[m](x)) * masks[m] for m, x in streams.items()}
         if not self.gat:
@@ -393,7 +394,7 @@ class Nodes(nn.Module):
             if len(nodes) == 1:
                 after = {m: layer(x) for m, x in after.items()}
                 continue
-            text, speech, seen = layer(after["text"], after["speech"], *edges)
+            text, speech, seen = layer(after["text"], after["speech"], *edges, picture=not (self.training or number))
             after, picture = {"text": text, "speech": speech}, seen if picture is None else picture
         total = torch.stack([(after[m] * masks[m]).sum(dim=1) for m in nodes]).sum(dim=0)
         count = torch.stack([lengths[m] for m in nodes]).sum(dim=0).clamp(min=1)

@@ -1,10 +1,9 @@
 """Graph attention between tokens and the frames that they last: a graph of two numbers per token.
 
 Token i is joined to the frames first_i, ..., past_i - 1, both ways, and every node to itself. So the graph is stored
-and handed on as two integers per token; edges are listed only where the attention is computed.
+and handed on as two integers per token.
 
-Axes: B utterances, M tokens, T frames, H heads, K numbers that an edge is scored by, W width of a head, d = H W,
-N = B (M + T) nodes, tokens first, E edges.
+Axes: B utterances, M tokens, T frames, H heads, K numbers that an edge is scored by, W width of a head, d = H W.
 """
 
 from __future__ import annotations
@@ -14,12 +13,8 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from fuse.precision import in_fp32
-
-SLOPE = 0.2
-"""Of LeakyReLU for negative numbers (Velickovic et al. 2018, 2.1)."""
+from fuse.kernels.interval_gat import interval_gat
 
 
 def frames_within(
@@ -44,7 +39,6 @@ def frames_within(
     return first, torch.where(there, torch.maximum(first, past), first)
 
 
-@in_fp32
 def interval_attention(
     keys: tuple[Float[Tensor, "B M H K"], Float[Tensor, "B T H K"]],
     queries: tuple[Float[Tensor, "B M H K"], Float[Tensor, "B T H K"]],
@@ -52,54 +46,23 @@ def interval_attention(
     vector: Float[Tensor, "H K"],
     first: Int[Tensor, "B M"],
     past: Int[Tensor, "B M"],
-) -> tuple[Float[Tensor, "B M H W"], Float[Tensor, "B T H W"], Float[Tensor, "B M T"]]:
+    picture: bool = True,
+) -> tuple[Float[Tensor, "B M H W"], Float[Tensor, "B T H W"], Float[Tensor, "B M T"] | None]:
     """What every node reads from its neighbours j and itself: sum_j alpha_ij value_j, where
-    alpha_ij = softmax_j vector . LeakyReLU(key_j + query_i).
+    alpha_ij = softmax_j vector . LeakyReLU(key_j + query_i). Summed in float32 whatever the keys' type.
 
     Args:
-        keys, queries, values: of tokens and of frames.
+        keys, queries, values: of tokens and of frames; values that are the keys are named twice.
         vector: a of the paper, per head.
         first, past: the frames of token i are first_i <= j < past_i; none where past_i <= first_i.
+        picture: whether it is asked how much of each frame a token reads.
 
     Returns:
-        What tokens read, what frames read, and how much of each frame a token reads, mean over the heads.
+        What tokens read, what frames read, and with `picture` how much of each frame a token reads, mean over the
+        heads, without gradient.
     """
-    (batch, tokens), frames = first.shape, keys[1].shape[1]
-    utterance, token, frame = interval_edges(first, past)
-    text, speech = utterance * tokens + token, batch * tokens + utterance * frames + frame
-    everyone = torch.arange(batch * (tokens + frames), device=first.device)
-    source, target = torch.cat([speech, text, everyone]), torch.cat([text, speech, everyone])
-    key, query, value = (torch.cat([x.flatten(0, 1) for x in sides]) for sides in (keys, queries, values))
-    scores = (F.leaky_relu(key[source] + query[target], SLOPE) * vector).sum(dim=-1)
-    weights = segment_softmax(scores, target, len(everyone))
-    read = torch.zeros_like(value).index_add(0, target, weights[..., None] * value[source])
-    seen = weights.new_zeros(batch, tokens, frames)
-    seen = seen.index_put((utterance, token, frame), weights[: len(text)].mean(dim=1))
-    return (
-        read[: batch * tokens].view(batch, tokens, *read.shape[1:]),
-        read[batch * tokens :].view(batch, frames, *read.shape[1:]),
-        seen,
-    )
-
-
-def interval_edges(
-    first: Int[Tensor, "B M"], past: Int[Tensor, "B M"]
-) -> tuple[Int[Tensor, " E"], Int[Tensor, " E"], Int[Tensor, " E"]]:
-    """Utterance, token and frame of every edge."""
-    count = (past - first).clamp(min=0).flatten()
-    node = torch.repeat_interleave(torch.arange(len(count), device=first.device), count)
-    before = count.cumsum(dim=0) - count
-    frame = first.flatten()[node] + torch.arange(len(node), device=first.device) - before[node]
-    return node // first.shape[1], node % first.shape[1], frame
-
-
-def segment_softmax(scores: Float[Tensor, "E H"], segment: Int[Tensor, " E"], segments: int) -> Float[Tensor, "E H"]:
-    """Softmax over the scores of each segment; every segment has one at least."""
-    shape = (segments, scores.shape[1])
-    index = segment[:, None].expand_as(scores)
-    most = scores.new_full(shape, -torch.inf).scatter_reduce(0, index, scores.detach(), "amax")
-    weights = (scores - most[segment]).exp()
-    return weights / weights.new_zeros(shape).index_add(0, segment, weights)[segment]
+    texts, speeches = (None, None) if values is keys else values
+    return interval_gat(*keys, *queries, vector[None], first, past, texts, speeches, picture)
 
 
 class IntervalGAT(nn.Module):
@@ -129,19 +92,21 @@ class IntervalGAT(nn.Module):
         speech: Float[Tensor, "B T d"],
         first: Int[Tensor, "B M"],
         past: Int[Tensor, "B M"],
-    ) -> tuple[Float[Tensor, "B M d"], Float[Tensor, "B T d"], Float[Tensor, "B M T"]]:
-        """The layer's tokens and frames, and how much of each frame a token reads."""
+        picture: bool = True,
+    ) -> tuple[Float[Tensor, "B M d"], Float[Tensor, "B T d"], Float[Tensor, "B M T"] | None]:
+        """The layer's tokens and frames, and with `picture` how much of each frame a token reads."""
         values = self._split(self.value(text)), self._split(self.value(speech))
         if self.query is not None:
             queries = self._split(self.query(text)), self._split(self.query(speech))
-            read = interval_attention(values, queries, values, self.vector[0], first, past)
+            read = interval_attention(values, queries, values, self.vector[0], first, past, picture)
         else:
             of_target, of_source = self.vector
             keys, queries = (
                 ((values[0] * a).sum(dim=-1, keepdim=True), (values[1] * a).sum(dim=-1, keepdim=True))
                 for a in (of_source, of_target)
             )
-            read = interval_attention(keys, queries, values, values[0].new_ones(self.heads, 1), first, past)
+            ones = values[0].new_ones(self.heads, 1)
+            read = interval_attention((keys[0], keys[1]), queries, values, ones, first, past, picture)
         return read[0].flatten(2) + self.bias, read[1].flatten(2) + self.bias, read[2]
 
     def _split(self, x: Float[Tensor, "B T d"]) -> Float[Tensor, "B T H W"]:

@@ -24,9 +24,10 @@ from fuse.archs import complementary
 from fuse.archs.complementary import ABLATIONS, TRAINING, Complementary, Config, build, canonical
 from fuse.describe import EXAMPLE
 from fuse.evaluate import evaluate_run
+from fuse.kernels.interval_gat.reference import SLOPE
 from fuse.model import Model
 from fuse.nn.experts import MixtureOfExperts
-from fuse.nn.interval_gat import SLOPE, IntervalGAT
+from fuse.nn.interval_gat import IntervalGAT
 from fuse.nn.late_fusion import fit_fusion, fused
 from fuse.optimize import Optimization
 from fuse.train import train_run
