@@ -29,15 +29,12 @@ class Graphs:
     def __init__(self, device: torch.device, generators: Sequence[torch.Generator], say: Callable[[str], None]) -> None:
         self.enabled, self.say = device.type == "cuda", say
         self.generators = tuple(generators)
+        self.captured = 0
+        """How many graphs there have been."""
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
         self._runs: dict[Hashable, int] = {}
         self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._pool: Any = None
-
-    @property
-    def captured(self) -> int:
-        """How many graphs there are."""
-        return len(self._graphs)
 
     @contextmanager
     def stream(self) -> Iterator[None]:
@@ -65,16 +62,17 @@ class Graphs:
         """Capture everything anew: what the pieces read and write has moved."""
         self._graphs.clear()
         self._runs.clear()
+        self._pool = None
 
     def _capture(self, key: Hashable, work: Callable[[], None]) -> None:
-        graph = torch.cuda.CUDAGraph()
-        for generator in self.generators:
-            graph.register_generator_state(generator)
         try:
+            graph = torch.cuda.CUDAGraph()
+            for generator in self.generators:
+                graph.register_generator_state(generator)
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 work()
         except RuntimeError as error:
-            self.enabled = False
+            self.enabled, self.captured = False, 0
             self._graphs.clear()
             self.say(
                 f"A step could not be captured as a CUDA graph ({first_line(error)}): training goes on without graphs, "
@@ -83,3 +81,4 @@ class Graphs:
             return
         self._pool = self._pool or graph.pool()
         self._graphs[key] = graph
+        self.captured += 1

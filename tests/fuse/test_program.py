@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,15 +13,23 @@ import pytest
 import torch
 from refusing import captures
 from torch import Tensor
-from toy_corpus import load
+from toy_corpus import load, rows_of, utterances
 
+from cache_schema.errors import SettingsError
 from fuse.archs import ARCHS, complementary
+from fuse.checkpoint import Checkpoint
 from fuse.data import Splits, scales
+from fuse.evaluate import evaluate_run
+from fuse.graph import Graphs
 from fuse.loop import Epoch, fit_seeds, reproducible
+from fuse.losses import Loss
 from fuse.model import Model
 from fuse.nn import experts, face_crops, recurrent
 from fuse.optimize import Optimization, most_steps
+from fuse.prediction import DivergedError, predict
 from fuse.program import Program
+from fuse.residence import prepare_cuda
+from fuse.train import train_run
 from fuse.train_config import TrainConfig
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -28,7 +38,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "of-cmaer-cat": {"d": 8, "heads": 2, "steps": 2, "layers": 1},
     "symphonia": {"d": 8, "graph_heads": 2, "heads": 2, "tokens": 2, "layers": 1},
 }
-TWENTY = {"batch_size": 16, "max_epochs": 4, "lr": 1e-3, "modality_dropout": 0.1, "patience": 4}
+TWENTY = {"precision": "fp32", "batch_size": 16, "max_epochs": 4, "lr": 1e-3, "modality_dropout": 0.1, "patience": 4}
 """Four epochs of five steps."""
 
 
@@ -47,7 +57,7 @@ def make_program(
     def model(seed: int) -> Model:
         with reproducible(seed, 1):
             network = arch.build(arch.Config(**SMALL[name] | own), splits.train.tails, splits.train.target)
-            return Model(network, scales(splits.train, True))
+            return Model(network, scales(splits.train, config.standardize)).to(splits.train.dialogues.device)
 
     say = [].append if said is None else said.append  # type: ignore[attr-defined]
     return Program([model(s) for s in seeds], splits.train, splits.val, config, seeds, say), config
@@ -115,3 +125,125 @@ def test_a_step_can_be_captured(
         for shape in program.look_plan.shapes:
             program.count.zero_()
             assert captures(lambda shape=shape: program._look(shape)) > 50
+
+
+def test_each_seed_stops_by_itself_and_keeps_its_own_best(splits_of: dict[str, Splits]) -> None:
+    changes = {"lr": 2e-2, "max_epochs": 7, "patience": 1, "scheduler": "plateau", "plateau_patience": 0}
+    splits = splits_of["hff"]
+    program, config = make_program(splits, "hff", [0, 1], **changes)
+    together, _ = train(program, config)
+    assert len({len(history) for history in together}) > 1, "they stop at different epochs"
+    for model, history in zip(program.models, together, strict=True):
+        best = [e for e in history if e.best][-1]
+        kept = predict(model, splits.val, 16, Loss(config, splits.train))
+        assert kept.loss == pytest.approx(best.val_loss, abs=1e-5) and kept.measure(splits.val.target) == best.val
+    (alone,), _ = train(*make_program(splits, "hff", [1], **changes))
+    assert [(e.epoch, e.best, e.lr) for e in together[1]] == [(e.epoch, e.best, e.lr) for e in alone]
+
+
+class StoppedError(Exception):
+    """The training is interrupted here."""
+
+
+@pytest.mark.parametrize("name", ["complementary", "hff"])
+def test_seeds_together_go_on_to_the_same_bits(splits_of: dict[str, Splits], name: str, tmp_path: Path) -> None:
+    """One has two stages and a schedule over its steps, the other one that looks at validation."""
+    changes = {"max_epochs": 3, "plateau_patience": 0}
+
+    def stop(epoch: Epoch) -> None:
+        if (epoch.seed, epoch.epoch, epoch.stage) in ((0, 2, "sum_product"), (0, 2, "")):
+            raise StoppedError
+
+    program, config = make_program(splits_of[name], name, [0, 1], **changes)
+    whole, _ = train(program, config)
+    with pytest.raises(StoppedError):
+        cut, _ = make_program(splits_of[name], name, [0, 1], **changes)
+        train(cut, config, progress=stop, checkpoint=Checkpoint(tmp_path / "together.pt", every=0))
+    again, _ = make_program(splits_of[name], name, [0, 1], **changes)
+    resumed, _ = train(again, config, checkpoint=Checkpoint(tmp_path / "together.pt", every=0))
+    for one, other in zip(whole, resumed, strict=True):
+        assert [(e.epoch, e.stage, e.lr, e.train_loss, e.val_loss) for e in one] == [
+            (e.epoch, e.stage, e.lr, e.train_loss, e.val_loss) for e in other
+        ]
+    for model, other in zip(program.models, again.models, strict=True):
+        assert all(torch.equal(value, other.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_divergence_names_seed_step_and_utterances(splits_of: dict[str, Splits]) -> None:
+    splits = splits_of["hff"]
+    data = replace(splits.train, frames={**splits.train.frames, "text": splits.train.frames["text"].clone()})
+    row = int(torch.nonzero(data.lengths["text"])[3])
+    data.frames["text"][data.starts["text"][row]] = float("inf")
+    program, config = make_program(replace(splits, train=data), "hff", [0, 1], standardize=False)
+    with pytest.raises(DivergedError, match=r"at seed [01], epoch 1, step \d+: the loss is nan") as error:
+        train(program, config)
+    step = int(str(error.value).partition("step ")[2].partition(":")[0])
+    assert f"the batch was {data.ids[int(program.rows[0, (step - 1) * 16])]}" in str(error.value)
+
+
+@pytest.mark.parametrize(("changes", "why"), [({"time": "dialogue"}, "dialogues"), ({"shuffle_labels": True}, "label")])
+def test_what_cannot_be_one_program_is_said(splits_of: dict[str, Splits], changes: dict[str, Any], why: str) -> None:
+    with pytest.raises(SettingsError, match=why):
+        make_program(splits_of["hff"], "hff", [0, 1], **changes)
+
+
+def test_a_run_of_seeds_together_has_the_files_and_the_numbers_of_one_apart(make_store: Any, tmp_path: Path) -> None:
+    samples = utterances()
+    rows = {"text": rows_of("text", samples, signal=0.4)}
+    store = make_store(rows=rows, modalities=("text",))
+    given = [f"{k}={json.dumps(v)}" for k, v in SMALL["hff"].items()]
+    given += ["lr=0.005", "batch_size=16", "max_epochs=6"]
+    results = []
+    for together in (True, False):
+        said: list[str] = []
+        result = train_run(
+            store, "toy", "hff", assignments=given, seeds=4, jobs=1, out=tmp_path, together=together, say=said.append
+        )
+        assert said == [] and result.record.execution["seeds"] == ("together" if together else "apart")
+        assert evaluate_run(result.run)["identical"] is True
+        results.append(result)
+    files = [sorted(str(p.relative_to(r.run)) for p in r.run.rglob("*")) for r in results]
+    assert files[0] == files[1]
+    one, other = (r.test["accuracy"] for r in results)
+    assert one["sd"] > 0 and abs(one["mean"] - other["mean"]) <= one["sd"] + other["sd"]
+
+
+def test_seeds_that_cannot_be_together_train_one_after_the_other(toy_store: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    given = [f"{k}={json.dumps(v)}" for k, v in SMALL["hff"].items()] + ["time=dialogue", "max_epochs=1"]
+    result = train_run(
+        toy_store, "toy", "hff", assignments=given, seeds=2, jobs=1, out=tmp_path, together=True, say=said.append
+    )
+    assert said == ["The seeds train one after the other (whole dialogues make batches of many shapes)."]
+    assert [r.execution["seeds"] for r in result.seeds] == ["apart", "apart"]
+
+
+def test_what_cannot_be_captured_runs_as_it_is_and_is_said() -> None:
+    """Where there is no GPU no graph can be made: as good a failure as any."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    said: list[str] = []
+    graphs, done = Graphs(torch.device("cpu"), [], said.append), []
+    graphs.enabled = True
+    for number in range(5):
+        graphs.run("work", lambda number=number: done.append(number))  # type: ignore[misc]
+    assert done == [0, 1, 2, 3, 4] and graphs.captured == 0
+    assert len(said) == 1 and said[0].startswith("A step could not be captured as a CUDA graph")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("seeds", [[0], [0, 1, 2]], ids=["alone", "together"])
+def test_graphs_give_the_losses_of_eager_steps(splits_of: dict[str, Splits], name: str, seeds: list[int]) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    prepare_cuda()
+    device, found, said = torch.device("cuda"), [], list[str]()
+    splits = splits_of[name].to(device)
+    for enabled in (True, False):
+        program, config = make_program(splits, name, seeds, said)
+        program.graphs.enabled = enabled
+        histories, losses = train(program, config)
+        assert program.execution["step"] == ("graph" if enabled else "eager") and said == []
+        found.append((losses.cpu(), torch.tensor([[e.val_loss for e in own] for own in histories])))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-5, atol=1e-5)
