@@ -37,7 +37,8 @@ def computing(precision: Precision, device: torch.device) -> AbstractContextMana
     """Within it a forward pass computes as `precision` says."""
     if resolved(precision, device) == "fp32":
         return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
+    # Weights are converted anew in every pass: a copy kept from one would be wrong in a CUDA graph.
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=device.type == "cpu")
 
 
 def in_fp32(function: Callable[P, T]) -> Callable[P, T]:
@@ -56,7 +57,7 @@ def in_fp32(function: Callable[P, T]) -> Callable[P, T]:
     return run
 
 
-def widened(x: object) -> object:
+def widened(x: Any) -> Any:
     """Half floats as float32, also in tuples; anything else as it is."""
     if isinstance(x, tuple):
         return tuple(widened(part) for part in x)

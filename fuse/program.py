@@ -28,6 +28,7 @@ from fuse.graph import Graphs
 from fuse.losses import Loss
 from fuse.model import Model
 from fuse.optimize import Optimization
+from fuse.precision import computing
 from fuse.prediction import Seen, decided, loss_on, require_finite
 from fuse.steps import diverged, gradient_norm, hide_modalities, loss_of, place
 from fuse.timing import NoTiming
@@ -211,7 +212,9 @@ class Program:
         def loss(model: Callable[[Batch], Output], batch: Batch) -> Tensor:
             if self.config.modality_dropout:
                 batch = hide_modalities(batch, self.config.modality_dropout)
-            return loss_of(model(batch), batch, self.criterion)
+            with computing(self.config.precision, batch.available.device):
+                output = model(batch)
+            return loss_of(output, batch, self.criterion)
 
         return self.together.each(loss, batch, noise or self._noise(True, shape), shared=False)
 

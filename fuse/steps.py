@@ -19,6 +19,7 @@ from fuse.data import Dataset
 from fuse.losses import Loss
 from fuse.model import Model
 from fuse.optimize import Optimization
+from fuse.precision import computing, widened
 from fuse.prediction import DivergedError, Seen, culprit, predict
 from fuse.timing import NoTiming
 from fuse.train_config import TrainConfig
@@ -69,7 +70,9 @@ class PlainSteps:
             if config.modality_dropout:
                 batch = hide_modalities(batch, config.modality_dropout)
             with timing.part("forward"):
-                loss = loss_of(model(batch), batch, self.criterion)
+                with computing(config.precision, batch.available.device):
+                    output = model(batch)
+                loss = loss_of(output, batch, self.criterion)
             with timing.part("backward"):
                 self.optimization.zero_grad()
                 torch.autograd.backward(loss)
@@ -108,7 +111,8 @@ class PlainSteps:
 
 def loss_of(output: Any, batch: Batch, criterion: Loss) -> Tensor:
     """Everything that a step makes smaller, a scalar."""
-    return torch.stack([criterion(output.logits, batch.target), *output.losses.values()]).sum()
+    others = [widened(loss) for loss in output.losses.values()]
+    return torch.stack([criterion(widened(output.logits), batch.target), *others]).sum()
 
 
 def place(seed: int, stage: str | None, epoch: int, step: int) -> str:

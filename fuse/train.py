@@ -26,6 +26,7 @@ from fuse.corpora import Request, Source, load_folds
 from fuse.data import Selection
 from fuse.degrade import Degradation
 from fuse.losses import check
+from fuse.precision import resolved
 from fuse.protocols import Protocol
 from fuse.residence import describe_device, prepare_cuda
 from fuse.run import FORMAT, RunRecord, new_folder, write_documents
@@ -135,7 +136,8 @@ def train_run(
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not chosen or len(set(chosen)) != len(chosen):
         raise SettingsError("Training needs at least one seed, and every seed once.")
-    require_device(device)
+    precision = resolved(training.precision, require_device(device))
+    training = training.model_copy(update={"precision": precision})
     if tensorboard:
         require_tensorboard()
     begun = time.perf_counter()

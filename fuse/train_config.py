@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from cache_schema.settings import Spec
+from fuse.precision import Precision
 
 ClassificationMetric = Literal["accuracy", "macro_f1", "weighted_f1", "uar", "precision", "recall"]
 MultilabelMetric = Literal["micro_f1", "binary_f1", "subset_accuracy"]
@@ -72,6 +73,9 @@ class TrainConfig(Spec):
     """Probability that training hides a modality of an utterance; one at least is always left."""
     regression_loss: Literal["mse", "mae"] = "mse"
     """What regression minimises: squared or absolute error."""
+    precision: Precision = "auto"
+    """What training computes in (`fuse/precision.py`): fp32, bf16, or auto, bf16 on a CPU with units for it, else fp32.
+    Runs record which; validation and test are measured in fp32."""
     standardize: bool = True
     """Each feature dimension is shifted and scaled to mean 0 and deviation 1 over the training split's frames."""
     drop_empty: bool = False
