@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from fuse.kernels.recurrent import gru, lstm, scan_runs
+from fuse.kernels.recurrent import recurrent, scan_runs
 from fuse.nn.lengths import frame_mask
 
 
@@ -103,4 +103,4 @@ def scanned(module: nn.RNNBase, x: Float[Tensor, "T B D"], lengths: Int[Tensor, 
         torch.stack([getattr(module, name + suffix) for suffix in suffixes])[None]
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     )
-    return (gru if isinstance(module, nn.GRU) else lstm)(x[None], w_in, w_rec, b_in, b_rec, lengths).squeeze(0)
+    return recurrent(x[None], w_in, w_rec, b_in, b_rec, lengths).squeeze(0)

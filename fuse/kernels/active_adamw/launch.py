@@ -41,21 +41,21 @@ def step(
     scales = torch.empty(experts, 2, dtype=torch.float32, device=count.device)
     below = {name: size for name, size in sizes.items() if name != "size_0"}
     kernels.mark_kernel[(experts,)](
-        *given[1:], count, lr, beta1, active, scales, math.log(beta2), **below, block=kernels.BLOCK
+        *given[1:], count, lr, beta1, active, scales, **below, log_beta2=math.log(beta2), block=kernels.BLOCK
     )
     if programs is None:
         programs = PER_PROCESSOR * torch.cuda.get_device_properties(count.device).multi_processor_count
     tensors = (*parameters, *given, *means, *squares, active, scales, lr, beta1)
     kernels.move_kernel[(programs,)](
         *tensors,
-        beta2,
-        1 - beta2,
-        epsilon,
-        weight_decay,
         **sizes,
+        beta2=beta2,
+        rest2=1 - beta2,
+        epsilon=epsilon,
+        decay=weight_decay,
+        decoupled=decoupled,
         experts=experts,
         power=triton.next_power_of_2(experts),
-        decoupled=decoupled,
         block=kernels.BLOCK,
         num_warps=kernels.WARPS,
     )

@@ -29,8 +29,9 @@ def _any(grads, expert, size: tl.constexpr, block: tl.constexpr):
 
 @triton.jit
 def mark_kernel(
-    grads_1, grads_2, grads_3, count, lr, beta1, active, scales, log_beta2,
-    size_1: tl.constexpr, size_2: tl.constexpr, size_3: tl.constexpr, block: tl.constexpr,
+    grads_1, grads_2, grads_3, count, lr, beta1, active, scales,
+    size_1: tl.constexpr, size_2: tl.constexpr, size_3: tl.constexpr,
+    log_beta2: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """active (E,), count one more where it is, and scales (E, 2): lr and the root, corrected for the bias."""
     expert = tl.program_id(0).to(tl.int64)
@@ -50,8 +51,8 @@ def mark_kernel(
 
 @triton.jit
 def _move(
-    p, grads, means, squares, expert, part, rate, root, b1, shrink, beta2, rest2, epsilon, decay,
-    size: tl.constexpr, decoupled: tl.constexpr, block: tl.constexpr,
+    p, grads, means, squares, expert, part, rate, root, b1, shrink, beta2: tl.constexpr, rest2: tl.constexpr,
+    epsilon: tl.constexpr, decay: tl.constexpr, size: tl.constexpr, decoupled: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     inner = part * block + tl.arange(0, block)
     at = expert * size + inner
@@ -72,9 +73,10 @@ def _move(
 @triton.jit
 def move_kernel(
     p_0, p_1, p_2, p_3, grads_0, grads_1, grads_2, grads_3, means_0, means_1, means_2, means_3,
-    squares_0, squares_1, squares_2, squares_3, active, scales, lr, beta1, beta2, rest2, epsilon, decay,
+    squares_0, squares_1, squares_2, squares_3, active, scales, lr, beta1,
     size_0: tl.constexpr, size_1: tl.constexpr, size_2: tl.constexpr, size_3: tl.constexpr,
-    experts: tl.constexpr, power: tl.constexpr, decoupled: tl.constexpr, block: tl.constexpr,
+    beta2: tl.constexpr, rest2: tl.constexpr, epsilon: tl.constexpr, decay: tl.constexpr, decoupled: tl.constexpr,
+    experts: tl.constexpr, power: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     e = tl.arange(0, power)
     ordinal = tl.cumsum(tl.load(active + e, mask=e < experts, other=0), 0)

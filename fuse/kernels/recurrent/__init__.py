@@ -1,6 +1,6 @@
 """GRU and LSTM over time, many seeds in one launch, sequences of different lengths, one direction or both.
 
-What does not depend on the state before, the projections of all frames, is one matrix product (`gru`, `lstm`) ahead of
+What does not depend on the state before, the projections of all frames, is one matrix product ahead (`recurrent`) of
 the scan over time (`gru_scan`, `lstm_scan`). Sources: Cho et al. 2014 (arXiv:1406.1078), with the reset gate after the
 recurrent product as torch and cuDNN have it; Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000.
 
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from fuse.kernels.dispatch import folded, kernel_runs, launching_on, unfolded
 from fuse.kernels.recurrent import reference
@@ -30,39 +31,32 @@ WIDEST = 256
 Pair = tuple[Tensor, Tensor]
 
 
-def gru(
+def recurrent(
     x: Float[Tensor, "S T B W"],
-    w_in: Float[Tensor, "S D 3*H W"],
-    w_rec: Float[Tensor, "S D 3*H H"],
-    b_in: Float[Tensor, "S D 3*H"],
-    b_rec: Float[Tensor, "S D 3*H"],
+    w_in: Float[Tensor, "S D G*H W"],
+    w_rec: Float[Tensor, "S D G*H H"],
+    b_in: Float[Tensor, "S D G*H"],
+    b_rec: Float[Tensor, "S D G*H"],
     lengths: Int[Tensor, "S B"],
 ) -> Float[Tensor, "S D T B H"]:
-    """States of a GRU that starts at zero, zero in the padding; the parameters are torch's, of each seed and direction.
+    """States of a GRU (G = 3) or an LSTM (G = 4) that starts at zero, zero in the padding.
+
+    Args:
+        x: the frames; numbers in the padding, whichever.
+        w_in, w_rec, b_in, b_rec: of each seed and direction torch's `weight_ih_l0`, `weight_hh_l0`, `bias_ih_l0` and
+            `bias_hh_l0`.
+        lengths: frames of each sequence, 0 to T.
 
     Raises:
         ValueError: the shapes do not fit together.
     """
-    both = 2 * w_rec.shape[-1]  # of r and z both biases are added outside; r multiplies the last third of b_rec
-    bias = torch.cat([b_in[..., :both] + b_rec[..., :both], b_in[..., both:]], dim=-1)
-    return gru_scan(_projected(x, w_in, bias), w_rec, b_rec[..., both:], lengths)
-
-
-def lstm(
-    x: Float[Tensor, "S T B W"],
-    w_in: Float[Tensor, "S D 4*H W"],
-    w_rec: Float[Tensor, "S D 4*H H"],
-    b_in: Float[Tensor, "S D 4*H"],
-    b_rec: Float[Tensor, "S D 4*H"],
-    lengths: Int[Tensor, "S B"],
-) -> Float[Tensor, "S D T B H"]:
-    """States of an LSTM that starts at zero, zero in the padding; the parameters are torch's, of each seed and
-    direction.
-
-    Raises:
-        ValueError: the shapes do not fit together.
-    """
-    return lstm_scan(_projected(x, w_in, b_in + b_rec), w_rec, lengths)
+    hidden = w_rec.shape[-1]
+    lstm = w_rec.shape[-2] == 4 * hidden
+    # Both biases are added outside, but for the third of a GRU's b_rec that r multiplies.
+    bias = b_in + b_rec if lstm else b_in + F.pad(b_rec[..., : 2 * hidden], (0, hidden))
+    gates = x.flatten(1, 2)[:, None] @ w_in.mT + bias[:, :, None]
+    gates = gates.reshape(*gates.shape[:2], *x.shape[1:3], -1)
+    return lstm_scan(gates, w_rec, lengths) if lstm else gru_scan(gates, w_rec, b_rec[..., 2 * hidden :], lengths)
 
 
 def gru_scan(
@@ -105,13 +99,6 @@ def lstm_scan(
     _check(gates, weight, lengths, 4)
     states: Tensor = _lstm(gates, weight.to(gates.dtype), lengths)[0]
     return states
-
-
-def _projected(
-    x: Float[Tensor, "S T B W"], weight: Float[Tensor, "S D G W"], bias: Float[Tensor, "S D G"]
-) -> Float[Tensor, "S D T B G"]:
-    gates = x.flatten(1, 2)[:, None] @ weight.mT + bias[:, :, None]
-    return gates.reshape(*gates.shape[:2], *x.shape[1:3], -1)
 
 
 def scan_runs(hidden: int, *tensors: Tensor) -> bool:
@@ -204,7 +191,9 @@ def _keep(ctx: Any, output: Pair, weight: Tensor, lengths: Tensor) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _derive_gru(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+def _derive_gru(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return None, None, None, None
     states, kept, weight, lengths = ctx.saved_tensors
     each = _gru_backward(grad, states, kept, weight, lengths)
     wide = 2 * weight.shape[-1]
@@ -213,7 +202,9 @@ def _derive_gru(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tens
     return each[..., : 3 * wide // 2], by_weight, u.sum(dim=(2, 3)), None
 
 
-def _derive_lstm(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
+def _derive_lstm(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return None, None, None
     states, kept, weight, lengths = ctx.saved_tensors
     each = _lstm_backward(grad, kept, weight, lengths)
     return each, _by_weight(each, states), None
