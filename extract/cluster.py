@@ -4,36 +4,41 @@
 
 Nothing but progress comes back: the store is where results meet, and its commits make whatever is done twice be there
 once. A stretch whose worker dies is given to another; one over which workers die again and again is run utterance by
-utterance in a child, so that the guilty one becomes a recorded failure. Who loses the scheduler runs the same command
-again.
+utterance in a child (`apart.py`), so that the guilty one becomes a recorded failure. Who loses the scheduler runs the
+same command again.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
+import random
+import signal
+import threading
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import Empty, Queue
 from typing import Any
 
-from cache_schema.errors import DataError, MerError, SettingsError, first_line
+from cache_schema.errors import DataError, SettingsError, first_line
 from cache_schema.plan import Segment
 from cache_schema.storage.location import absolute_location
 from cache_schema.store import FeatureStore
 from extract.pipeline import Job, Progress, stretches_of, unfinished
 from extract.provenance import versions
 from extract.quarantine import DecodeLimits
-from extract.worker import ONE_AT_A_TIME, Done, Feature, Piece, Work, extract_stretch, topic, unfit
+from extract.worker import Done, Feature, Piece, Work, extract_stretch, topic, unfit
 
-TOLERATED_DEATHS = 1
-"""Workers of this machine that may die over a stretch before it is run utterance by utterance; on a cluster of its own
-this is the scheduler's `allowed-failures`."""
-CONNECT_SECONDS = 20.0
+TOLERATED_DEATHS = 2
+"""Workers that may die over a stretch and leave it as it is; after one more it is run utterance by utterance."""
+SILENT = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical"}
+CONNECT_SECONDS = 10.0
 """How long a scheduler may take to answer at first."""
 TICK_SECONDS = 1.0
 """How often workers that came or went are looked for."""
@@ -118,12 +123,13 @@ def run(
         features=tuple(Feature(job.name, job.config, job.checkpoint, job.spec) for job in jobs),
         device=device,
         threads=threads,
+        local=address is None,
         limits=limits,
         versions=versions(),
     )
     total = sum(sum(job.writer.current(segment)) for job, segment in todo)
     tally = _Tally(total, progress)
-    with _quiet(), _client(workers, address) as client:
+    with _client(workers, address) as client:
         client.subscribe_topic(topic(work.run), lambda event: tally.take(Done(**event[1])))
         try:
             _Dispatch(client, work, address, tally, say).run(stretches)
@@ -168,35 +174,48 @@ def _count(store: FeatureStore, dataset: str, jobs: Sequence[Job], run: str, tal
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """dask without its own log, which tells of every worker that goes; mer says what matters."""
-    import dask
+def _client(workers: int, address: str | None) -> Iterator[Any]:
+    """A client of the scheduler at `address`, or of one in this process with workers of its own.
 
-    silent = dict.fromkeys(("distributed", "distributed.client", "distributed.worker", "tornado"), "critical")
-    with dask.config.set({"logging": silent, "distributed.scheduler.allowed-failures": TOLERATED_DEATHS}):
-        yield
+    dask's own log, which tells of every worker that goes, is silenced meanwhile.
+    """
+    import dask
+    from distributed import Client, LocalCluster
+    from distributed.utils import silence_logging_cmgr
+
+    with silence_logging_cmgr(logging.CRITICAL), dask.config.set(SILENT):
+        if address is not None:
+            client = _connected(address)
+            try:
+                yield client
+            finally:
+                client.close(timeout=1)
+            return
+        # No limit of memory: dask would pause or kill a worker at a share of it; the pipeline bounds what it takes.
+        with _without_ctrl_c():
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                memory_limit=0,
+                dashboard_address="127.0.0.1:0",
+                host="127.0.0.1",
+                silence_logs=logging.CRITICAL,
+            )
+        with cluster, Client(cluster) as client:
+            yield client
 
 
 @contextmanager
-def _client(workers: int, address: str | None) -> Iterator[Any]:
-    """A client of the scheduler at `address`, or of one in this process with workers of its own."""
-    from distributed import Client, LocalCluster
-
-    if address is not None:
-        client = _connected(address)
-        try:
-            yield client
-        finally:
-            client.close(timeout=1)
+def _without_ctrl_c() -> Iterator[None]:
+    """Processes that are started here do not hear a terminal's Ctrl-C: this one does, and ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
-    # No limit of memory: dask would pause or kill a worker at a share of it; the pipeline bounds its own.
-    with (
-        LocalCluster(
-            n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=None, host="127.0.0.1"
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _connected(address: str) -> Any:
@@ -212,57 +231,59 @@ def _connected(address: str) -> Any:
         ) from error
 
 
-class _Dispatch:
-    """Gives stretches out, one per worker at a time.
+@dataclass
+class _Stretch:
+    """A stretch that is not committed yet.
 
-    Not all at once: dask would fix each stretch's worker then, leaving none for workers that come later, and blame all
-    of a dead worker's stretches for its death.
+    Attributes:
+        number: which one.
+        pieces: its segments.
+        alone: whether it is run utterance by utterance in a child.
+        deaths: workers that went over it as it is run now.
+    """
+
+    number: int
+    pieces: Sequence[Piece]
+    alone: bool = False
+    deaths: int = 0
+
+
+class _Dispatch:
+    """Gives stretches out, each to a worker that has none.
+
+    Were they given to dask all at once, it would fix each one's worker then, leave none for workers that come later,
+    and blame all that wait for a worker for its death.
     """
 
     def __init__(self, client: Any, work: Work, address: str | None, tally: _Tally, say: Callable[[str], None]) -> None:
         self.client, self.work, self.address = client, work, address
         self.tally, self.say = tally, say
         self.known: set[str] = set()
-        """Workers that have been asked whether they are fit."""
-        self.running: dict[Any, tuple[int, Sequence[Piece], bool]] = {}
+        """Addresses of workers that are fit for this run."""
+        self.running: dict[str, tuple[Any, _Stretch]] = {}
+        """By the worker's address, its task and the stretch."""
+        self.over: Queue[Any] = Queue()
+        """Tasks that are over, as dask's threads find them."""
 
     def run(self, stretches: Sequence[Sequence[Piece]]) -> None:
         """Return when every stretch is committed; errors as `cluster.run`, and `CancelledError` without a scheduler."""
-        import random
-
-        from distributed import TimeoutError as Late
-        from distributed import wait
-
-        self._one_at_a_time()
-        queue = [(number, pieces, False) for number, pieces in enumerate(stretches)]
+        queue = [_Stretch(number, pieces) for number, pieces in enumerate(stretches)]
         random.shuffle(queue)
         try:
             while queue or self.running:
-                places = max(1, len(self._workers()))
-                while queue and len(self.running) < places:
-                    self._submit(*queue.pop())
-                try:
-                    finished = wait(list(self.running), timeout=TICK_SECONDS, return_when="FIRST_COMPLETED").done
-                except Late:
-                    continue
-                for future in finished:
-                    queue += self._finished(future)
+                there = self._workers()
+                for address in self.running.keys() - there:
+                    future, stretch = self.running.pop(address)
+                    self.client.cancel([future])
+                    queue.append(self._after_a_death(stretch))
+                for address in there - self.running.keys():
+                    if queue:
+                        self._submit(address, queue.pop())
+                with suppress(Empty):
+                    self._finished(self.over.get(timeout=TICK_SECONDS), queue)
         finally:
             if self.client.status == "running":
-                self.client.cancel(list(self.running))
-
-    def _one_at_a_time(self) -> None:
-        from distributed import WorkerPlugin
-
-        class OneAtATime(WorkerPlugin):
-            """Gives each worker, also one that comes later, one place for a stretch."""
-
-            name = ONE_AT_A_TIME
-
-            async def setup(self, worker: Any) -> None:
-                await worker.set_resources(**{ONE_AT_A_TIME: 1})
-
-        self.client.register_plugin(OneAtATime())
+                self.client.cancel([future for future, _ in self.running.values()])
 
     def _workers(self) -> set[str]:
         """Addresses of the workers; those that are new are asked whether they are fit.
@@ -278,17 +299,20 @@ class _Dispatch:
             answers = self.client.run(unfit, self.work, workers=list(new), on_error="return") if new else {}
         except OSError as error:
             raise CancelledError from error
-        for worker, answer in answers.items():
-            self._require_fit(worker, answer)
-        self.known |= new
-        if not there and not self.known:
+        if not there and not self.known and self.address is not None:
             self.say(f"No worker is there yet: waiting. `dask worker {self.address}` starts one.")
             self.known.add("")
-        return there
+        self.known |= {worker for worker, answer in answers.items() if self._fit(worker, answer)}
+        return there & self.known
 
-    def _require_fit(self, worker: str, answer: Any) -> None:
+    def _fit(self, worker: str, answer: Any) -> bool:
+        """Whether a worker has answered that it can do the run; one that has gone again has not.
+
+        Raises:
+            SettingsError: it cannot.
+        """
         if isinstance(answer, OSError):
-            return  # it has gone again
+            return False
         if isinstance(answer, Exception):
             raise SettingsError(
                 f"The worker {worker} cannot run mer ({type(answer).__name__}: {first_line(answer)}); install the same "
@@ -297,43 +321,47 @@ class _Dispatch:
         reason, theirs = answer
         if reason is not None:
             raise SettingsError(f"The worker {reason}")
-        other = [name for name, version in versions().items() if theirs[name] != version]
+        other = [name for name, version in self.work.versions.items() if theirs[name] != version]
         if other:
-            told = ", ".join(f"{name} {theirs[name]} ({versions()[name]} here)" for name in other)
+            told = ", ".join(f"{name} {theirs[name]} ({self.work.versions[name]} here)" for name in other)
             self.say(f"The worker {worker} has {told}: the last digits of its features may differ.")
+        return True
 
-    def _submit(self, number: int, pieces: Sequence[Piece], alone: bool) -> None:
-        future = self.client.submit(
-            extract_stretch,
-            self.work,
-            number,
-            pieces,
-            alone,
-            key=f"mer-{self.work.run}-{number}-{'alone' if alone else 'whole'}",
-            resources={ONE_AT_A_TIME: 1},
-            pure=False,
-        )
-        self.running[future] = (number, pieces, alone)
+    def _submit(self, address: str, stretch: _Stretch) -> None:
+        key = f"mer-{self.work.run}-{stretch.number}-{uuid.uuid4().hex}"
+        task = self.work, stretch.number, stretch.pieces, stretch.alone
+        future = self.client.submit(extract_stretch, *task, key=key, workers=[address], pure=False)
+        self.running[address] = (future, stretch)
+        future.add_done_callback(self.over.put)
 
-    def _finished(self, future: Any) -> list[tuple[int, Sequence[Piece], bool]]:
-        """What is to be done yet of a stretch whose task is over."""
+    def _finished(self, future: Any, queue: list[_Stretch]) -> None:
+        """Take what a task returned; a stretch that it did not finish is put back."""
         from distributed import KilledWorker
 
-        number, pieces, alone = self.running.pop(future)
+        address = next((address for address, (own, _) in self.running.items() if own is future), None)
+        if address is None:
+            return  # it was given up
+        _, stretch = self.running.pop(address)
         try:
             self.tally.take(future.result(), finished=True)
-        except KilledWorker as error:
-            if alone:
-                raise DataError(
-                    f"Workers died again and again over utterances {pieces[0][1].start} and on of the dataset, even "
-                    "with each in a process of its own: is there memory enough? What was finished is kept; run the "
-                    "same command again to go on."
-                ) from error
+        except KilledWorker:
+            queue.append(self._after_a_death(stretch))
+
+    def _after_a_death(self, stretch: _Stretch) -> _Stretch:
+        """How the stretch is run next.
+
+        Raises:
+            DataError: workers die over it in any case.
+        """
+        if stretch.deaths < TOLERATED_DEATHS:
+            return replace(stretch, deaths=stretch.deaths + 1)
+        if not stretch.alone:
             self.say("Workers died over one stretch: its utterances are encoded one by one, to find the guilty one.")
-            return [(number, pieces, True)]
-        except MerError:
-            raise
-        return []
+            return replace(stretch, alone=True, deaths=0)
+        raise DataError(
+            "Workers died over one stretch again and again, even with each utterance in a process of its own: is there "
+            "memory enough? What was finished is kept; run the same command again to go on."
+        )
 
 
 class _Tally:

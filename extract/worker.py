@@ -1,7 +1,7 @@
 """A run as a worker process of dask.distributed sees it: the store, the data root and the encoders, loaded once.
 
 A task is one stretch of segments (`pipeline.stretches_of`): a clip is decoded once for all its encoders, and what
-is in a batch does not depend on how many workers there are. A process works on one stretch at a time, however many
+is in a batch does not depend on how many workers there are. A process is given one stretch at a time, however many
 threads dask gave it: those are for decoding and for torch.
 """
 
@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import platform
 import re
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -28,9 +30,6 @@ from extract.encoders import ENCODERS
 from extract.pipeline import DECODE_THREADS, Job, SegmentWriter, wanted_rows
 from extract.provenance import versions
 from extract.quarantine import DecodeLimits
-
-ONE_AT_A_TIME = "mer"
-"""Name of the dask resource that a stretch takes and of which a worker has one."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,7 @@ class Work:
         features: what is extracted.
         device: torch device; `auto`: a GPU where there is one, the workers of a host spread over its GPUs.
         threads: for torch and for decoding; None: as many as dask gave the worker.
+        local: whether the workers are processes that the run itself started.
         limits: what decoding one clip may take.
         versions: of mer and of what it runs on, where it was planned.
     """
@@ -72,6 +72,7 @@ class Work:
     features: tuple[Feature, ...]
     device: str
     threads: int | None
+    local: bool
     limits: DecodeLimits
     versions: Mapping[str, str]
 
@@ -271,6 +272,8 @@ _site: Site | None = None
 
 async def unfit(work: Work, dask_worker: Any = None) -> tuple[str | None, dict[str, str]]:
     """Why this worker cannot do the run, None where it can; and its versions. For `distributed.Client.run`."""
+    if work.local and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the run, which ends its workers
     try:
         await asyncio.to_thread(_site_of, work, dask_worker)
     except MerError as error:
