@@ -97,9 +97,14 @@ class JoinedRegistry:
         return self.part(name).path(name)
 
 
+MOST_KNOWN = 60
+"""Names that an error lists; utterances can be a hundred thousand."""
+
+
 def unknown_name(kind: str, name: str, known: list[str]) -> str:
     """The one line for a name that is not known, with the nearest that is."""
     name = name if len(name) <= 80 else f"{name[:80]}..."
     near = difflib.get_close_matches(name, known, n=1)
     meant = f" Did you mean {near[0]!r}?" if near else ""
-    return f"There is no {kind} called {name!r}.{meant} Known: {', '.join(known) or 'none'}."
+    more = f" and {len(known) - MOST_KNOWN} more" if len(known) > MOST_KNOWN else ""
+    return f"There is no {kind} called {name!r}.{meant} Known: {', '.join(known[:MOST_KNOWN]) or 'none'}{more}."

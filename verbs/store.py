@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,9 +13,10 @@ import typer
 from cache_schema.errors import DataError
 from terminal import OUT, print_json, table_of
 from verbs import exchange
-from verbs.options import DEFAULT_STORE, AsJson, StorePath
+from verbs.options import DEFAULT_STORE, AsJson, StorePath, listed
 
 if TYPE_CHECKING:
+    from cache_schema.feature import Feature
     from cache_schema.store import FeatureStore
     from cache_schema.verify import Finding
 
@@ -48,13 +51,22 @@ def store_ls(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
 def store_show(
     dataset: Annotated[str, typer.Argument(help="The dataset's name in the store.")],
     feature: Annotated[str, typer.Argument(help="The feature's name, or name@fingerprint.")],
+    utterance: Annotated[str | None, typer.Argument(help="An utterance's id: it is drawn over time.")] = None,
     store: StorePath = DEFAULT_STORE,
+    root: Annotated[Path | None, typer.Option(help="The data root, to draw the clip's sound and pictures too.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The picture: .png, .svg or .pdf; default by the id.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a feature's full specification, provenance, and each failure with its reason."""
+    """Show a feature's full specification, provenance, and each failure with its reason; or one utterance over time.
+
+    Example: mer store show meld hubert dia0_utt0 --root /data/MELD.Raw --out dia0_utt0.png
+    """
     from cache_schema.store import FeatureStore
 
     found = FeatureStore.open(store, mode="r").feature(dataset, *_name_and_fingerprint(feature))
+    if utterance is not None:
+        _show_utterance(store, dataset, found, utterance, root, out, as_json)
+        return
     document = {
         **found.summary(),
         "spec": found.spec.model_dump(mode="json"),
@@ -72,6 +84,64 @@ def store_show(
                 OUT.print(f"  {inner}: {what}")
         else:
             OUT.print(f"{key}: {value}")
+
+
+def _show_utterance(
+    store: str, dataset: str, feature: Feature, id_: str, root: Path | None, out: Path | None, as_json: bool
+) -> None:
+    from cache_schema.registry import unknown_name
+    from extract.view.utterance import draw_utterance
+
+    if id_ not in feature.samples.numbers:
+        raise DataError(f"{dataset}: " + unknown_name("utterance", id_, feature.samples.ids))
+    path = out or Path(f"{dataset}-{re.sub('[^A-Za-z0-9._-]', '_', id_)}.png")
+    draw_utterance(store, dataset, feature, id_, root, path)
+    arrays = {name: f"{array.dtype} {array.shape}" for name, array in feature.read(id_).items()}
+    if as_json:
+        print_json({"dataset": dataset, "utterance": id_, "arrays": arrays, "plot": str(path)})
+        return
+    for name, what in arrays.items():
+        OUT.print(f"{feature.name} {name}: {what}")
+    OUT.print(f"Plot: {path}")
+
+
+@app.command("plot")
+def store_plot(
+    dataset: Annotated[str, typer.Argument(help="The dataset's name in the store.")],
+    feature: Annotated[str, typer.Argument(help="The feature's name, or name@fingerprint.")],
+    store: StorePath = DEFAULT_STORE,
+    by: Annotated[
+        str, typer.Option(help="What colours the points: label, speaker, split, dialogue or a target; one panel each.")
+    ] = "label,speaker,split",
+    method: Annotated[str, typer.Option(help="pca, tsne, or umap where umap-learn is installed.")] = "pca",
+    out: Annotated[Path | None, typer.Option(help="The picture: .png, .svg or .pdf; default by the feature.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a feature's utterances as points in a plane, and say what their nearest neighbours give away.
+
+    Each utterance is the mean over its frames. Where the nearest neighbour is often of the same speaker or split, a
+    model can use that instead of the emotion.
+
+    Example: mer store plot meld hubert --method tsne --by label,speaker --out hubert.png
+    """
+    from cache_schema.errors import SettingsError
+    from cache_schema.registry import unknown_name
+    from extract.view.projection import METHODS, project
+
+    chosen = next((known for known in METHODS if known == method), None)
+    if chosen is None:
+        raise SettingsError(unknown_name("method", method, list(METHODS)))
+    name, fingerprint = _name_and_fingerprint(feature)
+    path = out or Path(f"{dataset}-{name}-{method}.png")
+    told = project(store, dataset, name, fingerprint, list(dict.fromkeys(listed(by))), chosen, path)
+    if as_json:
+        print_json({"dataset": dataset, "feature": feature, "plot": str(path), "nearest": [asdict(n) for n in told]})
+        return
+    table = table_of("by", "kinds", "nearest neighbour is the same", "by chance")
+    for n in told:
+        table.add_row(n.by, str(n.kinds), f"{n.same:.1%}", f"{n.chance:.1%}")
+    OUT.print(table)
+    OUT.print(f"Plot: {path}")
 
 
 @app.command("verify")

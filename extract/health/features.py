@@ -8,12 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_schema.feature import Feature
-from cache_schema.feature_spec import MASK
 from extract.health.finding import Examined, Finding, few
 from extract.health.media import duplicates
+from extract.stored_frames import stored_frames
 
-CHUNK = 256
-"""Utterances that are in memory at once."""
 BLOCK = 2048
 """Rows that are compared with all others at once."""
 SELDOM = 0.5
@@ -55,29 +53,19 @@ def _summaries(
     examined: Examined, feature: Feature
 ) -> tuple[list[int], NDArray[np.float32], list[int], list[int], list[int]]:
     """(rows that have the feature, their means (rows, width), rows that are constant, broken, seldom there)."""
-    masked = any(array.name == MASK for array in feature.spec.arrays)
-    arrays = ("values", MASK) if masked else ("values",)
     rows: list[int] = []
     means: list[NDArray[np.float32]] = []
     constant, broken, seldom = [], [], []
-    for start in range(0, len(examined.utterances), CHUNK):
-        ids = [u.id for u in examined.utterances[start : start + CHUNK]]
-        ragged = feature.load(ids, arrays, missing="mask")
-        for index in np.flatnonzero(ragged.present):
-            values = np.asarray(ragged.row(int(index)), np.float32).reshape(int(ragged.lengths[index]), -1)
-            if masked:
-                there = ragged.row(int(index), MASK)
-                if there.mean() < SELDOM:
-                    seldom.append(start + int(index))
-                values = values[there]
-            if not len(values):
-                continue
-            if not np.isfinite(values).all():
-                broken.append(start + int(index))
-                continue
+    for row, values, there in stored_frames(feature, [u.id for u in examined.utterances]):
+        if there.mean() < SELDOM:
+            seldom.append(row)
+        values = values[there]
+        if not np.isfinite(values).all():
+            broken.append(row)
+        elif len(values):
             if len(values) > 2 and (values.std(axis=0) == 0).all():
-                constant.append(start + int(index))
-            rows.append(start + int(index))
+                constant.append(row)
+            rows.append(row)
             means.append(values.mean(axis=0))
     return rows, np.array(means, np.float32), constant, broken, seldom
 
