@@ -1,109 +1,282 @@
-"""What extraction costs beside the encoders themselves: samples per second over the bare forward passes.
+"""What extraction costs: beside the encoders' own forward passes, and beside the per-clip loop that toolkits write.
 
-`mer extract` runs full-size encoders with random weights over a made corpus on the CPU, and every batch that a model
-is given is kept. Then plain transformers models of the same weights run the same batches with nothing around them: no
-decoding, cropping, tokenising, cutting, writing. Loading the models counts in neither. Both in one process; the ratio
-is the result.
+Encoders are full-size, with random weights, on the CPU. In one run, the variants taking turns, medians told:
 
-    python -m bench.extract [clips] [rounds]
+- `mer extract` with RoBERTa, HuBERT and ViT together, over plain transformers models that are given the same clips as
+  ready batches, each at the batch size that is its fastest here, with nothing around them;
+- `mer extract` with each encoder alone, over the loop of `bench/per_clip.py`;
+- how far a process's memory grows, for a corpus and for one of four times as many clips;
+- `mer extract` where all is done.
+
+Ratios are of the wall clock, and beside it of the processors' time of all processes, which other work on the machine
+disturbs less. Loading the models and starting the processes that decode count nowhere.
+
+    python -m bench.extract [--small] [--clips N] [--rounds N] [--write bench/results/extract.md]
 """
 
 from __future__ import annotations
 
+import argparse
+import os
+import platform
+import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
+import numpy as np
 import torch
-from transformers.utils import logging
+import transformers
 
+from bench import per_clip
+from bench.extraction import (
+    Extraction,
+    Stopwatch,
+    batches_of,
+    keep_encoders,
+    make_clips,
+    make_texts,
+    pieces_of,
+    plain_model,
+)
+from bench.store import Table
+from cache_schema.rows import Row
 from extract import pipeline
-from extract.frozen import inference
+from extract.encoder import Clip
+from extract.encoders import ENCODERS
+from extract.frozen import inference, quiet
 from extract.random_weights import make_random_checkpoint
-from extract.run import extract
-from extract.synthetic import SyntheticSpec, make_corpus
+from extract.run import Report, extract
 
-ENCODERS = ("roberta", "hubert", "vit")
-
-
-class Recorder:
-    """Keeps what the models are given, and the time that loading them takes."""
-
-    def __init__(self) -> None:
-        self.models: dict[str, Any] = {}
-        self.batches: dict[str, list[tuple[Any, Any]]] = {}
-        self.loading = 0.0
-
-    def install(self) -> None:
-        """Watch every encoder that the pipeline loads from now on."""
-        load = pipeline.Job.encoder
-
-        def encoder(job: pipeline.Job, device: str) -> Any:
-            if job.name not in self.models:
-                started = time.perf_counter()
-                model = self.models[job.name] = load(job, device).model  # type: ignore[attr-defined]
-                self.batches[job.name] = []
-                model.register_forward_pre_hook(
-                    lambda _, given, named: self.batches[job.name].append((given, named)), with_kwargs=True
-                )
-                self.loading += time.perf_counter() - started
-            return load(job, device)
-
-        pipeline.Job.encoder = encoder  # type: ignore[method-assign, assignment]
-
-    def replay(self, weights: Path) -> dict[str, float]:
-        """Seconds that a plain model of each kind takes for the same batches, alone."""
-        seconds = {}
-        for name, batches in self.batches.items():
-            model = type(self.models[name]).from_pretrained(weights / name).eval()
-            started = time.perf_counter()
-            for given, named in batches:
-                with inference():
-                    model(*given, **named)
-            seconds[name] = time.perf_counter() - started
-        return seconds
+TOGETHER = ("roberta", "hubert", "vit")
+BATCH_SIZES = {"roberta": (16, 64), "hubert": (1, 4), "vit": (4, 8, 16)}
+"""What the bare forwards are tried with: texts, clips or pictures."""
+LEAST_TOGETHER = 0.9
+RESIDENT = """
+import sys
+from pathlib import Path
+from extract import pipeline, run
+from cache_schema.plan import SegmentPlan
+root, store, weights, encoders = sys.argv[1:]
+pipeline.DECODE_BUDGET_BYTES = 8 << 20
+SegmentPlan.model_fields["max_rows"].default = 16
+SegmentPlan.model_rebuild(force=True)
+def extract(name, limit):
+    fixed = {"encoders": encoders.split(","), "weights": weights, "device": "cpu"}
+    run.extract("folder", Path(root), store + name, limit=limit, **fixed)
+def status():
+    return dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+extract("-first", 4)
+Path("/proc/self/clear_refs").write_text("5")
+before = int(status()["VmRSS"].split()[0])
+extract("", None)
+print(1024 * (int(status()["VmHWM"].split()[0]) - before))
+"""
 
 
-def main(clips: int, rounds: int) -> None:
-    """Print the table."""
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    load = pipeline.Job.encoder
-    with tempfile.TemporaryDirectory() as scratch:
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes:
+        weights: full or small random weights.
+        clips: talking faces of about two seconds.
+        picture: width and height of their pictures.
+        texts: transcripts for the encoders of texts.
+        few: clips of the encoders that take a second for one.
+        rounds: the median of so many is told.
+        grown: clips of the smaller corpus of which memory is measured.
+        done: rows of the run that finds all done.
+        encoders: those that are set against the per-clip loop.
+    """
+
+    weights: str = "full"
+    clips: int = 24
+    picture: tuple[int, int] = (1280, 720)
+    texts: int = 256
+    few: int = 8
+    rounds: int = 3
+    grown: int = 64
+    done: int = 13_708
+    encoders: tuple[str, ...] = tuple(name for name in ENCODERS.names() if name != "physio")
+
+
+SMALL = Sizes("small", 3, (128, 96), 12, 2, 1, 8, 50, ("roberta", "mfcc", "resnet"))
+
+
+def main(arguments: list[str] | None = None) -> Table:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description="Extraction's speed, as ratios of one run.")
+    parser.add_argument("--small", action="store_true", help="small models, few clips: shows that it runs, and no more")
+    parser.add_argument("--clips", type=int, help="how many clips of two seconds")
+    parser.add_argument("--few", type=int, help="how many of them for the slow encoders' per-clip loops")
+    parser.add_argument("--rounds", type=int, help="the median of so many is told")
+    parser.add_argument("--write", type=Path, help="write what was printed to this file, too")
+    options = parser.parse_args(arguments)
+    asked = {name: getattr(options, name) for name in ("clips", "few", "rounds") if getattr(options, name)}
+    sizes = replace(SMALL if options.small else Sizes(), **asked)
+    table = Table(judged=not options.small)
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
+    table.say(f"{os.cpu_count()} cores ({_processor()}), {torch.get_num_threads()} threads, {versions}")
+    table.say(f"{per_clip.ffmpeg_version()}; load before the run {os.getloadavg()[0]:.1f}")
+    table.say()
+    with tempfile.TemporaryDirectory() as scratch, quiet():
         folder = Path(scratch)
-        spec = SyntheticSpec(train=clips * 2 // 3, dev=clips // 6, test=clips - clips * 2 // 3 - clips // 6)
-        make_corpus(folder / "corpus", spec)
-        for encoder in ENCODERS:
-            make_random_checkpoint(encoder, folder / "weights" / encoder, "full", seed=0)
-        ratios = []
-        for number in range(rounds):
-            pipeline.Job.encoder = load  # type: ignore[method-assign]
-            recorder = Recorder()
-            recorder.install()
-            report = extract(
-                "meld",
-                folder / "corpus",
-                str(folder / f"store{number}"),
-                encoders=ENCODERS,
-                weights=str(folder / "weights"),
-                device="cpu",
-            )
-            bare = recorder.replay(folder / "weights")
-            whole = report.seconds - recorder.loading
-            ratios.append(sum(bare.values()) / whole)
-            print(f"round {number + 1}: {clips} clips; torch {torch.__version__}, {torch.get_num_threads()} threads")
-            print(f"  {'encoder':10}{'in mer extract':>18}{'bare forwards':>18}{'ratio':>8}")
-            for name, seconds in report.timing.per_encoder.items():
-                print(f"  {name:10}{seconds:16.2f} s{bare[name]:16.2f} s{bare[name] / seconds:8.2f}")
-            print(f"  {'all':10}{whole:16.2f} s{sum(bare.values()):16.2f} s{ratios[-1]:8.2f}")
-            waits = f"decoding {report.timing.decode_wait:.2f} s, for writing {report.timing.write_wait:.2f} s"
-            print(f"  waiting for {waits}")
-            print(f"  {clips / whole:.2f} samples/s; the bare forwards alone {clips / sum(bare.values()):.2f}")
-    print(f"extraction runs at {statistics.median(ratios):.2f} of the bare forwards' speed (median of {rounds})")
+        prepare(folder, sizes)
+        together(table, folder, sizes)
+        per_clip.compare(table, folder, sizes.encoders, sizes.few, sizes.rounds)
+        memory(table, folder, sizes)
+        nothing_to_do(table, folder, sizes)
+    if options.write:
+        command = " ".join(["python -m bench.extract", *(f"--{name} {value}" for name, value in asked.items())])
+        head = f"# Extraction's speed\n\n`{command}`\n\n```\n"
+        options.write.write_text(head + "\n".join(table.lines) + "\n```\n")
+    return table
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def prepare(folder: Path, sizes: Sizes) -> None:
+    """Make the corpora and the weights, and have encoders loaded once."""
+    keep_encoders()
+    make_clips(folder / "clips", sizes.clips, *sizes.picture)
+    make_texts(folder / "texts", sizes.texts)
+    for name in {*sizes.encoders, *TOGETHER}:
+        if ENCODERS.load(name).HUB is not None:
+            make_random_checkpoint(name, folder / "weights" / name, sizes.weights, seed=0)
+
+
+def together(table: Table, folder: Path, sizes: Sizes) -> None:
+    """The three encoders of a multimodal corpus in one run, over their bare forwards."""
+    ours = Extraction(folder, TOGETHER)
+    samples = ours().samples
+    bare = {name: Bare(name, folder) for name in TOGETHER}
+    walls: dict[str, list[float]] = {name: [] for name in ("all", *TOGETHER)}
+    cpus, rates = [], []
+    for number in range(sizes.rounds):
+        watches: dict[str, Stopwatch] = {}
+        turns: list[tuple[str, Callable[[], object]]] = [("ours", ours), *bare.items()]
+        for name, work in turns if number % 2 else turns[::-1]:
+            with Stopwatch() as watches[name]:
+                work()
+        forwards = sum(watches[name].wall for name in TOGETHER)
+        walls["all"].append(forwards / watches["ours"].wall)
+        cpus.append(sum(watches[name].cpu for name in TOGETHER) / watches["ours"].cpu)
+        rates.append((samples / watches["ours"].wall, samples / forwards))
+        timing = ours.timing
+        for name in TOGETHER:
+            walls[name].append(watches[name].wall / timing.per_encoder[name])
+    table.say(f"`mer extract` of {', '.join(TOGETHER)} over their bare forwards on ready batches, {samples} clips")
+    table.say(f"  best batches: {', '.join(f'{name} {b.size}' for name, b in bare.items())}; median of {sizes.rounds}")
+    whole, alone = (statistics.median(column) for column in zip(*rates, strict=True))
+    table.say(f"  {whole:.3f} samples/s; the bare forwards {alone:.3f}")
+    table.ratio("speed by the wall clock", statistics.median(walls["all"]), LEAST_TOGETHER)
+    table.ratio("speed by the processors' time", statistics.median(cpus))
+    for name in TOGETHER:
+        table.ratio(f"  {name}'s own part, by the wall clock", statistics.median(walls[name]))
+    table.say(f"  the last run waited {timing.decode_wait:.2f} s for decoding, {timing.write_wait:.2f} s for writing")
+    table.say()
+
+
+class Bare:
+    """A plain transformers model that is given a corpus as ready batches of the size that is its fastest.
+
+    Args:
+        name: of the encoder.
+        folder: where corpus and weights lie.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.model = plain_model(name, folder)
+        pieces = pieces_of(name, folder)
+        few = pieces[: max(BATCH_SIZES[name])]
+        seconds: dict[int, float] = {}
+        for size in (BATCH_SIZES[name][0], *BATCH_SIZES[name]):  # the first one warms up
+            self.batches = batches_of(name, few, size)
+            with Stopwatch() as watch:
+                self()
+            seconds[size] = watch.cpu
+        self.size = min(seconds, key=seconds.__getitem__)
+        self.batches = batches_of(name, pieces, self.size)
+
+    def __call__(self) -> None:
+        """Every batch once."""
+        with inference():
+            for batch in self.batches:
+                self.model(**batch)
+
+
+def memory(table: Table, folder: Path, sizes: Sizes) -> None:
+    """How far a process grows over an extraction; Linux tells."""
+    if not Path("/proc/self/clear_refs").exists():
+        table.say("Resident memory is measured on Linux only.")
+        return
+    table.say("Resident memory of `mer extract`, windows of 8 MB, segments of 16 rows: growth at its peak")
+    weights = folder / "small"
+    make_random_checkpoint("resnet", weights / "resnet", "small", seed=0)
+    source = min((folder / "clips").rglob("*.mp4"), key=lambda file: file.stat().st_size)
+    for clips in (sizes.grown, 4 * sizes.grown):
+        root = folder / f"clips-{clips}"
+        root.mkdir()
+        for number in range(clips):
+            shutil.copyfile(source, root / f"clip{number:05d}.mp4")
+        command = [sys.executable, "-c", RESIDENT, str(root), f"{root}-store", str(weights), "mfcc,resnet"]
+        grown = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        table.say(f"  {clips:6} clips {grown / 1e6:10.0f} MB")
+    table.say()
+
+
+def nothing_to_do(table: Table, folder: Path, sizes: Sizes) -> None:
+    """Runs over corpora of which everything is in the store already: no encoder is started, no clip is decoded."""
+    make_texts(folder / "done" / "texts", sizes.done)
+    linked = folder / "done" / "clips"
+    linked.mkdir()
+    clip = next((folder / "clips").rglob("*.mp4"))
+    for number in range(sizes.done):
+        (linked / f"clip{number:05d}.mp4").hardlink_to(clip)
+    table.say(f"`mer extract` of {sizes.done:,} samples with nothing to do")
+    for corpus, encoder in (("texts", "roberta"), ("clips", "mfcc")):
+
+        def whole(corpus: str = corpus, encoder: str = encoder) -> Report:
+            root, store = folder / "done" / corpus, str(folder / f"store-{corpus}")
+            return extract("folder", root, store, encoders=[encoder], weights=str(folder / "weights"))
+
+        with pretended_encoders():
+            whole()
+        with Stopwatch() as watch:
+            report = whole()
+        if report.features[0].encoded or report.features[0].skipped != sizes.done:
+            raise SystemExit("there was something to do")
+        table.seconds(f"{corpus}, {encoder}", watch.wall)
+    table.say()
+
+
+@contextmanager
+def pretended_encoders() -> Iterator[None]:
+    """Nothing is decoded, and every encoder gives two frames of zeros."""
+
+    class Zeros:
+        def __init__(self, job: pipeline.Job) -> None:
+            self.row = {a.name: np.zeros((2, *a.tail), a.dtype) for a in job.spec.arrays}
+
+        def encode(self, clips: Sequence[Clip]) -> Iterator[Row]:
+            yield from (self.row for _ in clips)
+
+    with (
+        mock.patch.object(pipeline, "decode", lambda root, utterance, *_: Clip(utterance)),
+        mock.patch.object(pipeline.Job, "encoder", lambda job, device: Zeros(job)),
+    ):
+        yield
 
 
 if __name__ == "__main__":
-    main(*(int(word) for word in [*sys.argv[1:], *("36", "3")[len(sys.argv) - 1 :]]))
+    main()
