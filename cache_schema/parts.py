@@ -322,7 +322,8 @@ def _encode(dataset: str, utterances: Sequence[Utterance], document: dict[str, A
         "scores": pa.map_(text, number),
         "known_defect": text,
     }
-    optional = {"recognised": text, "sound": text, "signals": text, "region": pa.list_(number)}
+    optional = {"recognised": text, "sound": text, "signals": text}
+    optional |= {"word_times": pa.list_(number), "region": pa.list_(number)}
     types |= {name: kind for name, kind in optional.items() if any(getattr(u, name) is not None for u in utterances)}
     schema = pa.schema([pa.field(name, kind, nullable=name != "id") for name, kind in types.items()])
     rows = [vars(u) for u in utterances]

@@ -7,6 +7,7 @@ something that can be learnt from its labels. Stored as Parquet, one immutable p
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal, NewType
 
 from pydantic import Field, field_validator
@@ -70,6 +71,9 @@ class Utterance(Spec):
     recognised: str | None = None
     """What recognised `text` in the sound, as "openai/whisper-base sha256:..." with the digest of its weights; with
     `text` None: it heard no speech. None: `text` is the corpus's own."""
+    word_times: tuple[float, ...] | None = None
+    """When each word of `text` is spoken, where the corpus says it: begin and end in seconds from the utterance's
+    begin, one word's after the other's. A word is what stands between white space."""
     speaker: str | None = None
     """Who speaks."""
     dialogue: str | None = None
@@ -100,3 +104,10 @@ class Utterance(Spec):
             if not (min(left, top) >= 0 and min(width, height) > 0 and max(left + width, top + height) <= 1):
                 raise ValueError("left, top, width and height are not shares of a picture")
         return region
+
+    @field_validator("word_times")
+    @classmethod
+    def _word_times(cls, times: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if times is not None and (len(times) % 2 or any(a > b for a, b in pairwise((0.0, *times)))):
+            raise ValueError("the times are no begins and ends of words in their order")
+        return times

@@ -17,11 +17,13 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cache_schema.errors import SettingsError
 from extract.checkpoints import Checkpoint
 from extract.frozen import inference, load
 
@@ -95,6 +97,75 @@ def _stands_alone(character: str) -> bool:
         return False
     name = unicodedata.name(character, "")
     return name.startswith(("CJK UNIFIED", "HIRAGANA", "KATAKANA LETTER", "THAI CHARACTER"))
+
+
+def require_language(language: str, where: str = "it") -> None:
+    """Refuse what Whisper's tokenizer has no language for; `where` one is set.
+
+    Raises:
+        SettingsError: naming it.
+    """
+    from whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE
+
+    if language.lower() not in LANGUAGES | TO_LANGUAGE_CODE:
+        raise SettingsError(f"Whisper knows no language {language!r}; {where} takes its codes, as ko or de.")
+
+
+def given_times(words: Sequence[Word], times: Sequence[float], seconds: float) -> NDArray[np.float32]:
+    """When each word is spoken by the corpus's own times: (W, 2) start and end in seconds, within the sound.
+
+    Args:
+        words: of the transcript, some of which may share what stands between two spaces, and then its time.
+        times: start and end of whatever stands between two spaces.
+        seconds: of the sound.
+    """
+    begins = [0, *(k for k in range(1, len(words)) if words[k].start > words[k - 1].end), len(words)]
+    rows = []
+    for (start, end), first, last in zip(zip(times[::2], times[1::2], strict=True), begins, begins[1:], strict=False):
+        edges = np.linspace(start, end, last - first + 1)
+        rows += list(pairwise(edges.tolist()))
+    return np.clip(np.array(rows, np.float32).reshape(-1, 2), 0.0, seconds).astype(np.float32)
+
+
+def word_times(text: str, spoken: Sequence[tuple[str, float, float]]) -> tuple[float, ...] | None:
+    """The times of whatever stands between spaces in a transcript, from an alignment's own words.
+
+    The letters and digits of both must be the same, whatever words they are cut into ("Mm-hmm" may be MM HMM). What
+    has none, as "-" or "[LAUGHTER]" of which an alignment knows nothing, has the pause between its neighbours.
+
+    Args:
+        text: the transcript.
+        spoken: word, start and end in seconds of each aligned word, in order.
+
+    Returns:
+        As `Utterance.word_times`; None where the two do not say the same.
+    """
+    owners = [number for number, (word, _, _) in enumerate(spoken) for _ in _letters(word)]
+    pieces = [_letters(re.sub(r"\[[^\]]*\]", "", piece)) for piece in text.split()]
+    if "".join(pieces) != "".join(_letters(word) for word, _, _ in spoken):
+        return None
+    found: list[tuple[float, float] | None] = []
+    place = 0
+    for letters in pieces:
+        if letters:
+            found.append((spoken[owners[place]][1], spoken[owners[place + len(letters) - 1]][2]))
+        else:
+            found.append(None)
+        place += len(letters)
+    if not any(found):
+        return None
+    times: list[float] = []
+    for number, own in enumerate(found):
+        before = times[-1] if times else next(f[0] for f in found if f is not None)
+        after = next((f[0] for f in found[number:] if f is not None), before)
+        start, end = own or (before, after)
+        times += [max(start, before), max(end, start, before)]
+    return tuple(times)
+
+
+def _letters(word: str) -> str:
+    """Letters and digits alone, alike in capitals and not; without the number of a pronunciation, as in READ(2)."""
+    return "".join(c for c in re.sub(r"\(\d+\)$", "", word).casefold() if c.isalnum())
 
 
 def load_whisper(checkpoint: Checkpoint, device: str) -> Any:

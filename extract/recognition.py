@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from cache_schema.errors import SettingsError
 from cache_schema.parts import Samples
 from cache_schema.samples import Utterance
-from extract.alignment import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, load_whisper
+from extract.alignment import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, load_whisper, require_language
 from extract.checkpoints import Checkpoint, resolve
 from extract.encoder import Needs
 from extract.encoders import words
@@ -79,10 +79,8 @@ class Recogniser:
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str, language: str | None) -> None:
-        from whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE
-
-        if language is not None and language.lower() not in LANGUAGES | TO_LANGUAGE_CODE:
-            raise SettingsError(f"Whisper knows no language {language!r}; it knows {', '.join(sorted(LANGUAGES))}.")
+        if language is not None:
+            require_language(language)
         self.model = load_whisper(checkpoint, device)
         if not self.model.is_multilingual and language not in (None, "en"):
             raise SettingsError(f"{checkpoint.folder} knows English alone, and the speech is {language!r}.")

@@ -23,6 +23,8 @@ where it is there, else the recording's.
 Known defects and oddities:
 - in an id as Ses01F_impro01_M000 the first letter says who wears the markers, the last who speaks;
 - transcriptions have turns that nobody evaluated, and lines without a turn's name (as "M: [LAUGHTER]"): left out;
+- words are aligned in sentences/ForcedAlignment (Sphinx; frames of 10 ms): where their letters are the transcription's
+  they are `word_times`, which `words` takes; a few turns have none (Ses03M_impro03_M001), others say something else;
 - macOS's `._` files lie beside annotations and recordings;
 - the pictures (720 x 480 at 29.97 per second) have black bars above and below;
 - markers are glued to the face of one actor: crops of faces are not alike.
@@ -38,6 +40,7 @@ from pathlib import Path
 from cache_schema.errors import DataError
 from cache_schema.exchange.pickles import read_pickle
 from cache_schema.samples import Corpus, Target, Utterance
+from extract.alignment import word_times
 from extract.dataset import (
     SEE_LAYOUT,
     Enumeration,
@@ -57,6 +60,7 @@ ROOT/Session1/dialog/EmoEvaluation/Ses01F_impro01.txt      labels and times
 ROOT/Session1/dialog/transcriptions/Ses01F_impro01.txt     texts
 ROOT/Session1/dialog/avi/DivX/Ses01F_impro01.avi           pictures of both actors
 ROOT/Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav
+ROOT/Session1/sentences/ForcedAlignment/Ses01F_impro01/Ses01F_impro01_F000.wdseg     optional, when words are spoken
 and so for Session2 to Session5; they may also lie one folder below ROOT (IEMOCAP_full_release).
 ROOT/IEMOCAP_features.pkl     optional, of declare-lab/conv-emotion: its 7433 utterances become `emotion6`
 Request: https://sail.usc.edu/iemocap/"""
@@ -102,6 +106,8 @@ _EVALUATION = re.compile(
     rf"\[{_NUMBER} - {_NUMBER}\]\s+(\S+)\s+(\S+)\s+\[{_NUMBER}, {_NUMBER}, {_NUMBER}\]\s*", re.ASCII
 )
 _TURN = re.compile(r"((Ses0[1-5])([FM])_\w+)_([FM])\d{3}", re.ASCII)
+_ALIGNED = re.compile(r"\s*(\d{1,7})\s+(\d{1,7})\s+-?\d+\s+(\S+)\s*", re.ASCII)
+ALIGNED_FRAMES_PER_SECOND = 100
 _TRANSCRIPT = re.compile(r"(Ses\w+)\s+\[[\d. -]*\]:(.*)", re.ASCII)
 
 
@@ -126,6 +132,8 @@ def enumerate_corpus(root: Path, probe: Probe) -> Enumeration:
                 update = {"turn": turn, "text": texts.get(utterance.id)}
                 evaluated[utterance.id] = utterance.model_copy(update=update)
     utterances, missing, notes = _with_media(root, sessions, list(evaluated.values()))
+    utterances, aligned = _with_word_times(sessions, utterances)
+    notes += aligned
     if without := [u.id for u in utterances if u.text is None]:
         notes.append(f"{len(without)} of {len(utterances)} utterances have no transcription: {some(without)}.")
     if unevaluated := [name for name in texts if name not in evaluated]:
@@ -244,6 +252,50 @@ def _with_media(
             path = path or f"{sounds}/{dialogue}/{utterance.id}.wav"
         placed.append(utterance.model_copy(update={"path": path, "sound": sound}))
     return placed, missing, notes
+
+
+def _with_word_times(sessions: list[Path], utterances: list[Utterance]) -> tuple[list[Utterance], list[str]]:
+    """The utterances with the times of their words, where the release has them; notes."""
+    folders = {session.name[-1]: session / "sentences" / "ForcedAlignment" for session in sessions}
+    folders = {number: folder for number, folder in folders.items() if folder.is_dir()}
+    listed: dict[Path, set[str]] = {}
+    found, other = [], []
+    for utterance in utterances:
+        folder = folders[utterance.id[4]] / (utterance.dialogue or "") if utterance.id[4] in folders else None
+        if folder is not None and folder not in listed:
+            listed[folder] = {entry.name for entry in entries(folder)} if folder.is_dir() else set()
+        if folder is not None and utterance.text is not None and f"{utterance.id}.wdseg" in listed[folder]:
+            times = word_times(utterance.text, _aligned(folder / f"{utterance.id}.wdseg"))
+            if times is None:
+                other.append(utterance.id)
+            utterance = utterance.model_copy(update={"word_times": times})
+        found.append(utterance)
+    if not folders:
+        return found, []
+    given = sum(u.word_times is not None for u in found)
+    notes = [f"the release says when the words of {given} of {len(found)} utterances are spoken."]
+    if other:
+        notes.append(f"the alignment of {len(other)} utterances says other words than their text: {some(other)}.")
+    return found, notes
+
+
+def _aligned(file: Path) -> list[tuple[str, float, float]]:
+    """Word, start and end in seconds of a .wdseg file, without silences and noises.
+
+    Raises:
+        DataError: the file cannot be read, or a line that begins with a number is not of its form.
+    """
+    words = []
+    for number, line in enumerate(read_text(file, fallback_encoding="cp1252").split("\n"), 1):
+        if not line.strip()[:1].isdigit():  # the header, and the total at the end
+            continue
+        match = _ALIGNED.fullmatch(line)
+        if match is None or int(match[2]) < int(match[1]):
+            raise DataError(f"{file}, line {number}: not of the form FIRST LAST SCORE WORD: {line[:80]!r}.")
+        if not match[3].startswith(("<", "+", "[")):
+            begin, end = int(match[1]), int(match[2]) + 1
+            words.append((match[3], begin / ALIGNED_FRAMES_PER_SECOND, end / ALIGNED_FRAMES_PER_SECOND))
+    return words
 
 
 def _published(root: Path) -> dict[str, str] | None:

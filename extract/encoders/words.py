@@ -1,6 +1,7 @@
-"""When each word of the transcript is spoken: forced alignment by Whisper's cross-attention.
+"""When each word of the transcript is spoken: the corpus's own times, or Whisper's cross-attention.
 
-How it is done, and for sound of any length: `extract/alignment.py`. Rate: none, a frame is a word.
+Times that the corpus has are taken as they are (`Utterance.word_times`); elsewhere the transcript is aligned by force,
+how and for sound of any length: `extract/alignment.py`. Rate: none, a frame is a word.
 
     values    (words, 2), start and end in seconds from the utterance's start, in order and within it
     offsets   (words, 2), the word's characters in the transcript, [start, end)
@@ -25,7 +26,9 @@ from extract.alignment import (
     SAMPLE_RATE_HZ,
     SAMPLES_PER_FRAME,
     align,
+    given_times,
     load_whisper,
+    require_language,
     words_of,
 )
 from extract.batching import budget_for
@@ -33,7 +36,7 @@ from extract.checkpoints import Checkpoint, HubCheckpoint
 from extract.encoder import Clip, EncoderConfig, Languages, Needs
 from extract.frozen import feature_spec
 
-SUMMARY = "Whisper: when each word of the transcript is spoken, by forced alignment"
+SUMMARY = "Whisper: when each word of the transcript is spoken, by forced alignment, or as the corpus says"
 MODALITY: Modality = "text"
 DEFAULT_FOR: Languages = ()
 HUB = HubCheckpoint("openai/whisper-base", licence="Apache-2.0", parameters=72_593_920, assets=(GENERATION,))
@@ -54,6 +57,8 @@ class Config(EncoderConfig):
     """Fixed: a mean of times means nothing."""
     language: str
     """Language of the speech, as Whisper names it: en, ko, de, ...; the corpus's, where it is not set."""
+    given: bool = True
+    """Take the times that the corpus itself has, where it has them, instead of aligning."""
 
 
 def describe(config: Config, checkpoint: Checkpoint) -> FeatureSpec:
@@ -66,22 +71,12 @@ def describe(config: Config, checkpoint: Checkpoint) -> FeatureSpec:
     if checkpoint.config["vocab_size"] < MULTILINGUAL_VOCABULARY and config.language != "en":
         raise SettingsError(f"words: {checkpoint.folder} knows English alone, and language = {config.language!r}.")
     if config.language != "en":  # which every Whisper knows; asking for others loads torch
-        _refuse_unknown(config.language)
+        require_language(config.language, "--set words.language=CODE")
     arrays = (
         ArraySpec(name="values", dtype="float32", tail=(2,)),
         ArraySpec(name="offsets", dtype="int32", tail=(2,)),
     )
     return feature_spec("words", MODALITY, "WhisperModel", VERSION, config, checkpoint, arrays, None, WORDS_PER_SECOND)
-
-
-def _refuse_unknown(language: str) -> None:
-    """Refuse what Whisper's tokenizer has no language for, before any work begins."""
-    from whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE
-
-    if language.lower() not in LANGUAGES | TO_LANGUAGE_CODE:
-        raise SettingsError(
-            f"words: Whisper knows no language {language!r}; --set words.language=CODE takes its codes, as ko or de."
-        )
 
 
 def needs(config: Config, checkpoint: Checkpoint) -> Needs:
@@ -105,6 +100,7 @@ class Encoder:
     def __init__(self, config: Config, checkpoint: Checkpoint, device: str, budget: int | None = None) -> None:
         from whisper.tokenizer import get_tokenizer
 
+        self.given = config.given
         self.budget = budget or budget_for(device, cpu=1, accelerator=16)
         self.model = load_whisper(checkpoint, device)
         try:
@@ -126,13 +122,18 @@ class Encoder:
         sound = clip.audio[SAMPLE_RATE_HZ]
         if len(sound) < SAMPLES_PER_FRAME:
             return Failed(f"the sound has {len(sound)} samples, and words needs at least {SAMPLES_PER_FRAME} (20 ms)")
-        words = words_of(clip.utterance.text or "")
+        text, times = clip.utterance.text or "", clip.utterance.word_times
+        words = words_of(text)
+        offsets = np.array([(word.start, word.end) for word in words], np.int32)
+        if self.given and times is not None:
+            if len(times) != 2 * len(text.split()):
+                return Failed(f"the corpus has times for {len(times) // 2} of {len(text.split())} words")
+            return {"values": given_times(words, times, len(sound) / SAMPLE_RATE_HZ), "offsets": offsets}
         tokens = [self.tokenizer.encode(" " + word.text) for word in words]
         used = len(self.tokenizer.sot_sequence) + 2 + sum(map(len, tokens))
         most = self.model.dims.n_text_ctx
         if used > most:
             return Failed(f"the transcript has {used} tokens with the special ones, and the model takes {most}")
-        offsets = np.array([(word.start, word.end) for word in words], np.int32)
         return {"values": align(self.model, self.tokenizer, sound, tokens, self.budget), "offsets": offsets}
 
 

@@ -15,7 +15,7 @@ from cache_schema.feature_spec import FeatureSpec
 from cache_schema.store import FeatureStore
 from cache_schema.verify import verify
 
-LATER: dict[str, Any] = {"recognised": None, "sound": None, "signals": None, "region": None}
+LATER: dict[str, Any] = dict.fromkeys(("recognised", "word_times", "sound", "signals", "region"))
 """Columns that a store need not have."""
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("format-*"))
 

@@ -213,7 +213,7 @@ def test_a_stopped_run_keeps_what_it_had_recognised(
     monkeypatch.setattr(recognition, "CHUNK", 1)
     store = tmp_path / "store"
 
-    def stop(self: Recogniser, sound: np.ndarray) -> recognition.Heard:
+    def stop(self: Recogniser, sound: np.ndarray, language: str | None = None) -> recognition.Heard:
         if float(np.abs(sound).max()) < 1e-6:
             raise KeyboardInterrupt
         return hear(self, sound)

@@ -69,6 +69,14 @@ def write_sentence(session: Path, dialogue: str, name: str, seconds: float) -> N
         out.mux(audio.encode(None))
 
 
+def write_alignment(session: Path, dialogue: str, name: str, *words: tuple[int, int, str]) -> None:
+    """As Sphinx writes it: frames of 10 ms, the last one included."""
+    path = session / "sentences" / "ForcedAlignment" / dialogue / f"{name}.wdseg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [f"\t{first:5} {last:5} {-100 * last:10} {word}" for first, last, word in words]
+    path.write_text("\n".join(["\t SFrm  EFrm    SegAScr Word", *rows, " Total score:   -1000", ""]), "utf-8")
+
+
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sessions 1 and 5 as the archive unpacks; of session 5 the recordings are missing."""
@@ -92,6 +100,11 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_recording(one, "Ses01F_impro01")
     for name, seconds in (("F000", 0.5), ("F001", 1.0), ("M000", 0.5)):
         write_sentence(one, "Ses01F_impro01", f"Ses01F_impro01_{name}", seconds)
+    for name, *words in (
+        ("F000", (0, 4, "<s>"), (5, 20, "EXCUSE(2)"), (21, 24, "<sil>"), (25, 44, "ME"), (45, 49, "</s>")),
+        ("M000", (0, 9, "<s>"), (10, 20, "DO"), (21, 40, "I")),
+    ):
+        write_alignment(one, "Ses01F_impro01", f"Ses01F_impro01_{name}", *words)
     write_dialogue(
         five,
         "Ses05M_script01_1b",
@@ -171,6 +184,8 @@ def test_what_is_absent_is_absent_or_a_failure_and_told(release: Path) -> None:
     below = "IEMOCAP_full_release/Session5/dialog/avi/DivX"
     assert found.notes == [
         f"{below} is absent: there are no pictures of Session5.",
+        "the release says when the words of 1 of 6 utterances are spoken.",
+        "the alignment of 1 utterances says other words than their text: Ses01F_impro01_M000.",
         "1 of 6 utterances have no transcription: Ses01F_impro01_M001.",
         "left out 1 transcribed turns without evaluation: Ses01F_impro01_MXX0.",
         "left out 1 lines of transcriptions that name no turn.",
@@ -278,3 +293,26 @@ def test_a_session_without_evaluations_or_found_twice_is_named(tmp_path: Path) -
     (tmp_path / "copy" / "Session1").mkdir(parents=True)
     with pytest.raises(DataError, match="Session1 is there twice"):
         read(tmp_path)
+
+
+def test_the_releases_word_times_are_those_of_the_transcription(release: Path, tmp_path: Path) -> None:
+    found = read(release)
+    by = {u.id: u for u in found.utterances}
+    assert by["Ses01F_impro01_F000"].word_times == (0.05, 0.21, 0.25, 0.45)
+    assert by["Ses01F_impro01_M000"].word_times is None  # it says something else
+    assert by["Ses01F_impro01_F001"].word_times is None  # it has none
+    assert any("the words of 1 of 6" in note for note in found.notes)
+    assert any("other words than their text: Ses01F_impro01_M000" in note for note in found.notes)
+    broken = copy(release, tmp_path)
+    session = broken / "IEMOCAP_full_release" / "Session1"
+    write_alignment(session, "Ses01F_impro01", "Ses01F_impro01_F000", (9, 3, "EXCUSE"))
+    with pytest.raises(DataError, match=r"F000\.wdseg, line 2: not of the form"):
+        read(broken)
+
+
+def test_given_word_times_are_stored_and_read(release: Path, tmp_path: Path) -> None:
+    store = FeatureStore.open(tmp_path / "store", mode="a")
+    found = read(release)
+    store.append_samples(found.corpus, found.utterances)
+    assert FeatureStore.open(tmp_path / "store").samples("iemocap").utterances == found.utterances
+    assert store.append_samples(found.corpus, read(release).utterances) == 0

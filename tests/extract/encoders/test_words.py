@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cache_schema.errors import SettingsError
 from cache_schema.rows import Failed
 from cache_schema.samples import Utterance
-from extract.alignment import WINDOW, Window, align, load_whisper, windows, words_of
+from extract.alignment import WINDOW, Window, align, load_whisper, windows, word_times, words_of
 from extract.checkpoints import Checkpoint
 from extract.encoder import Clip
 from extract.encoders import words
@@ -183,3 +183,40 @@ def test_it_is_refused_before_any_weights_are_read(checkpoint: Checkpoint) -> No
     words.describe(words.Config(language="ko"), checkpoint)
     with pytest.raises(SettingsError, match=r"no language 'und'.*words\.language=CODE"):
         words.describe(words.Config(language="und"), checkpoint)
+
+
+def test_the_corpuss_own_times_are_taken_where_it_has_them(checkpoint: Checkpoint) -> None:
+    text = "Oh, 很好 wait!"
+    given = Utterance(id="a", text=text, word_times=(0.1, 0.3, 0.4, 0.8, 0.9, 1.7))
+    heard = Clip(given, audio={16000: sound(1.5)})
+    (row,) = words.Encoder(words.Config(language="en"), checkpoint, "cpu").encode([heard])
+    expected = [(0.1, 0.3), (0.4, 0.6), (0.6, 0.8), (0.9, 1.5)]  # two characters share a time; within the sound
+    assert np.array_equal(row["values"], np.array(expected, np.float32))
+    assert [text[a:b] for a, b in row["offsets"]] == ["Oh,", "很", "好", "wait!"]
+    aligned = words.Encoder(words.Config(language="en", given=False), checkpoint, "cpu")
+    (other,) = aligned.encode([heard])
+    assert not np.array_equal(other["values"], row["values"])
+    (plain,) = aligned.encode([clip(text, 1.5)])
+    assert np.array_equal(other["values"], plain["values"])
+    one = Clip(given.model_copy(update={"word_times": (0.1, 0.3)}), audio={16000: sound(1.5)})
+    (short,) = words.Encoder(words.Config(language="en"), checkpoint, "cpu").encode([one])
+    assert isinstance(short, Failed) and "1 of 3 words" in short.reason
+    before, after = (words.describe(words.Config(language="en", given=g), checkpoint) for g in (True, False))
+    assert before.settings == {"language": "en"} and before.fingerprint() != after.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Excuse me.", (0.1, 0.5, 0.5, 0.8)),
+        ("[LAUGHTER] Excuse - me.", (0.1, 0.1, 0.1, 0.5, 0.5, 0.5, 0.5, 0.8)),
+        ("Ex-cuse-me!", (0.1, 0.8)),
+        ("Excuse you.", None),
+        ("Excuse", None),
+        ("[LAUGHTER]", None),
+    ],
+)
+def test_an_alignments_words_are_those_of_the_text_by_their_letters(
+    text: str, expected: tuple[float, ...] | None
+) -> None:
+    assert word_times(text, [("EXCUSE(2)", 0.1, 0.5), ("ME", 0.5, 0.8)]) == expected
