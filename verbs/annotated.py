@@ -24,7 +24,7 @@ ENDINGS = (".mp4", ".mov", ".mkv")
 COPIED = ("aac", "mp3", "ac3", "eac3", "alac", "flac", "opus")
 """Sound that all of these files can hold."""
 MOST_BARS = 4
-MOST_SHARE = 0.45
+MOST_SHARE = 0.35
 """Of the picture's height, for the panel; the prediction itself stands there in any case."""
 INK, BACK, BAR = (255, 255, 255, 255), (16, 20, 26, 190), (108, 178, 240, 255)
 
@@ -176,7 +176,7 @@ def _panel(found: Prediction, a: Answer, width: int, height: int) -> _Panel:
     from matplotlib import get_data_path
     from PIL import Image, ImageDraw, ImageFont
 
-    size = max(8, round(min(height, width) / 22))
+    size = max(8, round(min(height, width) / 24))
     fonts = [
         ImageFont.truetype(Path(get_data_path(), "fonts/ttf/DejaVuSans.ttf"), s) for s in (round(size * 1.3), size)
     ]
@@ -193,18 +193,20 @@ def _panel(found: Prediction, a: Answer, width: int, height: int) -> _Panel:
     fitting = max(0, int((height * MOST_SHARE - head) // step))
     chances, lines = chances[: max(0, fitting - len(lines) + 1)], lines[: 1 + fitting]
     tall = min(height, head + step * (len(lines) - 1 + len(chances)))
-    image = Image.new("RGBA", (width, tall), BACK)
+    room = max((fonts[1].getlength(name) for name, _ in chances), default=0.0)
+    widest = max(fonts[0].getlength(lines[0]), *(fonts[1].getlength(line) for line in lines), 2 * room)
+    wide = min(width, round(widest) + 2 * pad)
+    image = Image.new("RGBA", (wide, tall), BACK)
     pen = ImageDraw.Draw(image)
     pen.text((pad, pad), lines[0], INK, fonts[0])
     y = pad + round(size * 1.6)
     for line in lines[1:]:
         pen.text((pad, y), line, INK, fonts[1])
         y += step
-    room = max((pen.textlength(name, fonts[1]) for name, _ in chances), default=0.0)
+    begin = 2 * pad + room
     for name, p in chances:
-        begin = 2 * pad + room
         pen.text((pad, y), name, INK, fonts[1])
-        pen.rectangle((begin, y + size * 0.2, begin + max(width - begin - pad, 1) * p, y + size), BAR)
+        pen.rectangle((begin, y + size * 0.2, begin + max(wide - begin - pad, 1) * p, y + size), BAR)
         y += step
     drawn = np.asarray(image, np.float32)
     return _Panel(drawn[..., :3], drawn[..., 3:] / np.float32(255), height - tall, 0)
