@@ -19,12 +19,14 @@ from cache_schema.errors import DataError, first_line
 from cache_schema.samples import Corpus, Target, Utterance
 from cache_schema.store import FeatureStore
 from extract import pipeline
+from extract.containers import open_container
 from extract.dataset import some
 from extract.encoder import Needs
 from extract.matching import Match
-from extract.media import decode
 from extract.pipeline import Progress
+from extract.quarantine import decode
 from extract.recognition import Recogniser, is_wanted, recognised
+from extract.streams import StreamError
 from extract.subtitles import Line, read_transcript
 from extract.windows import RATE_HZ, Cutting, Stretch, even_windows, windows_of_sound
 
@@ -82,10 +84,10 @@ def _look(path: Path, name: str) -> Clip:
     from av.stream import Disposition
 
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with open_container(path) as container:
             kinds = {s.type for s in container.streams if not s.disposition & Disposition.attached_pic}
             seconds = None if container.duration is None else container.duration / av.time_base
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except (StreamError, av.FFmpegError, OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as video or sound ({first_line(error)}).") from error
     if not kinds & {"audio", "video"}:
         raise DataError(f"{path} holds neither sound nor pictures.")
