@@ -111,7 +111,6 @@ def run(
         progress(0, 0, 0)
         return ()
     workers = min(workers, len(stretches))
-    threads = None if address else int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, _cores() // workers)
     work = Work(
         run=uuid.uuid4().hex,
         host=platform.node(),
@@ -122,7 +121,7 @@ def run(
         parts=tuple(part.name for part in store.samples(dataset).parts),
         features=tuple(Feature(job.name, job.config, job.checkpoint, job.spec) for job in jobs),
         device=device,
-        threads=threads,
+        threads=None if address else _threads(workers),
         local=address is None,
         limits=limits,
         versions=versions(),
@@ -143,10 +142,12 @@ def run(
     return tally.by_worker()
 
 
-def _cores() -> int:
+def _threads(workers: int) -> int:
+    """Threads of each of the workers of this machine: OMP_NUM_THREADS, or a share of the cores that there are."""
     from dask.system import CPU_COUNT
 
-    return int(CPU_COUNT)
+    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(said) if said.isdecimal() and int(said) else max(1, CPU_COUNT // workers)
 
 
 def _witness(root: Path, todo: Sequence[tuple[Job, Segment]]) -> tuple[str, int] | None:
