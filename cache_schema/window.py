@@ -86,7 +86,8 @@ class WindowStream:
         self._bytes = np.zeros(len(self.ids), np.int64)
         for name, feature in self.features.items():
             self._bytes += sizes[name] * frame_bytes(feature.spec.values)
-        self._blocks = self._cut(first)
+        self.blocks = self._cut(first)
+        """Places of samples that are neighbours in the store."""
 
     def __len__(self) -> int:
         """Samples of an epoch."""
@@ -102,7 +103,7 @@ class WindowStream:
         Raises:
             DamagedError: what is stored is not what was written.
         """
-        groups = self._grouped(epoch, share)
+        groups = self.groups(epoch, share)
         if not groups:
             return
         with ThreadPoolExecutor(1, "window") as pool:
@@ -138,16 +139,16 @@ class WindowStream:
         breaks = np.flatnonzero((keys[:, 1:] != keys[:, :-1]).any(axis=0)) + 1
         return [block for block in np.split(order, breaks) if len(block)]
 
-    def _grouped(self, epoch: int, share: tuple[int, int]) -> list[NDArray[np.int64]]:
+    def groups(self, epoch: int = 0, share: tuple[int, int] = (0, 1)) -> list[NDArray[np.int64]]:
         """The places of each window's samples: blocks in a drawn order, as many as fit."""
-        order = np.arange(len(self._blocks))
+        order = np.arange(len(self.blocks))
         if self.seed is not None:
             np.random.default_rng([self.seed, epoch]).shuffle(order)
         most = self.window_bytes / _HELD
         groups: list[list[NDArray[np.int64]]] = []
         size = 0
         for number in order[share[0] :: share[1]].tolist():
-            block = self._blocks[number]
+            block = self.blocks[number]
             cost = int(self._bytes[block].sum())
             if not groups or size + cost > most:
                 groups.append([])

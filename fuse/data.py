@@ -9,6 +9,7 @@ of its longest, C classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -191,13 +192,28 @@ class Dataset:
             unit: what may not be torn apart.
             generator: shuffles; without one the order is that of the lengths, the same every time.
         """
+        for _, batch in self.numbered(size, unit, generator):
+            yield batch
+
+    def numbered(
+        self, size: int, unit: Unit, generator: torch.Generator | None = None
+    ) -> Iterator[tuple[Int[Tensor, " B"], Batch]]:
+        """As `batches`, each with its rows."""
         for rows in self.batch_rows(size, unit, generator):
-            yield self.batch(rows, unit)
+            yield rows, self.batch(rows, unit)
+
+    def most_batches(self, size: int) -> int:
+        """How many batches an epoch has at most."""
+        return math.ceil(len(self) / size)
+
+    def parts(self) -> Iterator[Dataset]:
+        """Every utterance once, in data sets that are resident one after the other: here this one."""
+        yield self
 
     @property
     def cost(self) -> Float[Tensor, " N"]:
         """How many numbers each utterance has; on the CPU."""
-        sizes = [n * self.frames[m][0].numel() for m, n in self.lengths.items()]
+        sizes = [n * math.prod(self.tails[m]) for m, n in self.lengths.items()]
         return torch.stack(sizes).sum(dim=0).double().cpu()
 
     def batch_rows(self, size: int, unit: Unit, generator: torch.Generator | None = None) -> list[Int[Tensor, " B"]]:
@@ -310,28 +326,29 @@ def scales(train: Dataset, standardize: bool) -> dict[str, tuple[Tensor, Tensor]
     Raises:
         DataError: no utterance of `train` has one of the modalities.
     """
-    found = {}
-    for modality, frames in train.frames.items():
-        rows = torch.nonzero(train.lengths[modality]).squeeze(1)
-        if len(rows) == 0:
+    for modality, lengths in train.lengths.items():
+        if not lengths.any():
             raise DataError(
                 f"{train.name}: no utterance of the training split has {modality}: leave it out with --modalities."
             )
-        tail = frames.shape[1:]
-        if not standardize:
-            found[modality] = (torch.zeros(tail), torch.ones(tail))
-            continue
-        total, squares, count = torch.zeros(tail).double(), torch.zeros(tail).double(), 0
-        most = max(1, NUMBERS // frames[0].numel())
-        for start, length in _chunks(
-            train.starts[modality][rows].tolist(), train.lengths[modality][rows].tolist(), most
-        ):
-            part = frames[start : start + length].double().cpu()
-            total += part.sum(dim=0)
-            squares += part.square().sum(dim=0)
-            count += length
-        mean = total / count
-        deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
+    if not standardize:
+        return {m: (torch.zeros(tail), torch.ones(tail)) for m, tail in train.tails.items()}
+    total = {m: torch.zeros(tail).double() for m, tail in train.tails.items()}
+    squares = {m: torch.zeros_like(x) for m, x in total.items()}
+    count = dict.fromkeys(total, 0)
+    for data in train.parts():
+        for modality, frames in data.frames.items():
+            rows = torch.nonzero(data.lengths[modality]).squeeze(1)
+            spans = data.starts[modality][rows].tolist(), data.lengths[modality][rows].tolist()
+            for start, length in _chunks(*spans, max(1, NUMBERS // math.prod(frames.shape[1:]))):
+                part = frames[start : start + length].double().cpu()
+                total[modality] += part.sum(dim=0)
+                squares[modality] += part.square().sum(dim=0)
+                count[modality] += length
+    found = {}
+    for modality in total:
+        mean = total[modality] / count[modality]
+        deviation = (squares[modality] / count[modality] - mean.square()).clamp(min=0).sqrt()
         constant = deviation <= 1e-6 * (1 + mean.abs())
         found[modality] = (mean.float(), torch.where(constant, 1.0, deviation).float())
     return found

@@ -12,6 +12,7 @@ import torch
 
 from cache_schema.errors import DataError, SettingsError
 from fuse.data import Dataset, Selection, Splits, scales
+from fuse.windows import Windowed
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class Degradation:
 
     def _noised(self, data: Dataset, rows: list[int], generator: torch.Generator) -> Dataset:
         """Noised copies of the frames of `rows` behind the others, where nothing else points to."""
+        if isinstance(data, Windowed):
+            raise SettingsError(f"{data.name} is read in windows: noise needs all of it in memory.")
         if not rows:
             return data
         frames = data.frames[self.modality]

@@ -238,7 +238,7 @@ def fit_seeds(
         courses = []
         for seed, model, history in zip(seeds, models, histories, strict=True):
             model.network.stage = stage
-            total = most_steps(len(steps.train), config)
+            total = most_steps(steps.train, config)
             optimization = Optimization(model.network, config, total, stage, steps.per_epoch)
             courses.append(Course(seed, model, optimization, math.nan, weights(model), history=history))
         steps.begin(number, stage, [course.optimization for course in courses])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from cache_schema.errors import SettingsError
 from cache_schema.registry import unknown_name
 from fuse import metrics
 from fuse.active_experts import ActiveAdam, mixtures
+from fuse.data import Dataset
 from fuse.train_config import Group, TrainConfig
 
 PER_STEP = ("onecycle", "cosine")
@@ -286,9 +286,9 @@ def make_block(
     return Block(optimizer, scheduler, schedule in PER_STEP, clock)
 
 
-def most_steps(utterances: int, config: TrainConfig) -> int:
+def most_steps(data: Dataset, config: TrainConfig) -> int:
     """Steps of `max_epochs`: each batch has `batch_size` utterances or, of whole dialogues, more."""
-    return config.max_epochs * math.ceil(utterances / config.batch_size)
+    return config.max_epochs * data.most_batches(config.batch_size)
 
 
 def _heads(blocks: Iterable[str]) -> set[str]:

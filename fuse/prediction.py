@@ -79,9 +79,10 @@ def predict(
     kind = data.target.kind
     logits: list[Tensor] = []
     drawn: dict[str, list[Tensor]] = {}
-    rows = data.batch_rows(batch_size, model.network.unit)
-    for row in rows:
-        output = model(data.batch(row, model.network.unit))
+    rows: list[Tensor] = []
+    for row, batch in data.numbered(batch_size, model.network.unit):
+        output = model(batch)
+        rows.append(row)
         logits.append(output.logits)
         for name, values in output.drawn.items():
             if values.ndim == 1:

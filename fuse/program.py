@@ -34,6 +34,7 @@ from fuse.steps import diverged, gradient_norm, hide_modalities, loss_of, place
 from fuse.timing import NoTiming
 from fuse.together import Together
 from fuse.train_config import TrainConfig
+from fuse.windows import Windowed
 
 
 class Program:
@@ -65,6 +66,8 @@ class Program:
     ) -> None:
         if models[0].network.unit != "utterance":
             raise SettingsError("whole dialogues make batches of many shapes")
+        if isinstance(train, Windowed) or isinstance(val, Windowed):
+            raise SettingsError("the data are read in windows")
         if config.shuffle_labels:
             raise SettingsError("shuffle_labels gives every seed other labels")
         self.together = Together(models)

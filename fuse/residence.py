@@ -1,15 +1,26 @@
-"""Where a run's data live: on the training device once, whatever number of seeds, splits and folds read them."""
+"""Where a run's data live: on the training device once, whatever number of seeds, splits and folds read them.
+
+Where they fit neither there nor into memory they are read in windows (`fuse/windows.py`).
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fuse.data import Dataset, Selection, Splits
+from cache_schema.window import WINDOW_BYTES
+from fuse.data import Selection
+from fuse.windows import Windowed
+
+COPIES = 1.5
+"""Memory that reading data takes, in multiples of them: frames that hold nothing are left out of a copy."""
+SHARE = 0.8
+"""Of a device's free memory, which data may take; the rest is for the models."""
 
 
 class Mover:
@@ -37,21 +48,50 @@ def resident(folds: Mapping[str, Selection], device: torch.device) -> dict[str, 
 
 def bytes_of(folds: Mapping[str, Selection]) -> int:
     """Memory that the folds' tensors take, those that several splits share counted once."""
-    return sum({x.data_ptr(): x.nbytes for fold in folds.values() for x in _tensors(fold)}.values())
+    seen: dict[int, int] = {}
+
+    def note(x: Tensor) -> Tensor:
+        seen[x.data_ptr()] = x.nbytes
+        return x
+
+    for fold in folds.values():
+        fold.to(note)
+    return sum(seen.values())
 
 
-def _tensors(fold: Selection) -> Iterator[Tensor]:
-    for data in (fold.train, fold.val, *((fold.open_test(),) if isinstance(fold, Splits) else ())):
-        yield from data_tensors(data)
+def window_for(needed: int, device: torch.device, asked: int | None) -> int | None:
+    """Bytes of the windows in which data are read; None where they fit into memory, and onto the device.
+
+    Args:
+        needed: bytes of the data.
+        device: where they are trained on.
+        asked: windows of so many bytes are wanted, whatever fits.
+    """
+    if asked is not None:
+        return asked
+    free = free_memory()
+    fits = free is None or needed * COPIES <= free
+    if fits and device.type == "cuda":
+        fits = needed <= SHARE * torch.cuda.mem_get_info(device)[0]
+    return None if fits else WINDOW_BYTES
 
 
-def data_tensors(data: Dataset) -> Iterator[Tensor]:
-    """Every tensor of a data set."""
-    yield from (*data.frames.values(), *data.starts.values(), *data.lengths.values(), data.dialogues)
-    for laid in data.companions.values():
-        yield from (laid.values, laid.there)
-    if data.labels is not None:
-        yield data.labels
+def free_memory() -> int | None:
+    """Bytes of memory that could be had without swapping; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+    except OSError:
+        return None
+    found = {name: value for name, _, value in (line.partition(":") for line in lines)}
+    return int(found["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in found else None
+
+
+def where(folds: Mapping[str, Selection], device: torch.device) -> str:
+    """Where the data are, in a few words."""
+    data = next(iter(folds.values())).train
+    if isinstance(data, Windowed):
+        return f"read in windows of {data.window_bytes / 1e6:.3g} MB, shuffled within them"
+    return f"resident, {bytes_of(folds) / 1e6:.3g} MB on {device}"
 
 
 def prepare_cuda() -> None:

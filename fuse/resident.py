@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,12 @@ from torch import Tensor
 
 from cache_schema.errors import DataError, SettingsError
 from cache_schema.feature_spec import MASK
+from cache_schema.plan import frame_bytes
 from cache_schema.registry import unknown_name
 from cache_schema.samples import SPLITS, Corpus, Split, Target, Utterance
 from fuse.companions import BESIDE, Sources, require_extracted, with_companions
 from fuse.data import Dataset
+from fuse.windows import Windowed
 
 if TYPE_CHECKING:
     from cache_schema.feature import Feature
@@ -51,6 +53,7 @@ def read(
     classes: Mapping[str, str] | None = None,
     ids: Collection[str] | None = None,
     companions: Sources | None = None,
+    window_for: Callable[[int], int | None] = lambda needed: None,
 ) -> Whole:
     """Read a dataset's features and labels.
 
@@ -65,6 +68,8 @@ def read(
         classes: class of the dataset -> class of `target`; utterances of other classes are left out, and counted.
         ids: only these are read.
         companions: what lies on the modalities' frames, and what it is made from.
+        window_for: given the bytes of all frames, None to read them; else they stay in the store, to be read in
+            windows of so many bytes.
 
     Raises:
         DataError: features are not extracted for all utterances, or a sample has no modality.
@@ -79,13 +84,11 @@ def read(
         left_out["without_partner"] = len(everything) - len(utterances)
     if not utterances:
         raise DataError(f"{dataset}: no utterance of a split has a label for {target.name}: nothing can be trained.")
-    whole = resident(dataset, utterances, target, chosen)
-    if companions is not None:
-        whole = with_companions(whole, chosen, companions)
-    for modality, feature in chosen.items():
-        if MASK in [array.name for array in feature.spec.arrays]:
-            mask = feature.load(whole.ids, (MASK,), missing="mask").arrays[MASK]
-            whole = whole.keep_frames(modality, torch.from_numpy(mask))
+    reader = Reader(dataset, target, dict(chosen), companions, {u.id: u for u in utterances})
+    ids_of_all = [u.id for u in utterances]
+    window_bytes = window_for(reader.bytes_needed(ids_of_all))
+    whole = reader.read(ids_of_all) if window_bytes is None else reader.outline(ids_of_all, window_bytes)
+    _require_some(whole)
     there = whole.available.any(dim=1)
     left_out["empty"] = [whole.ids[row] for row in torch.nonzero(~there).squeeze(1).tolist()]
     if left_out["empty"] and not drop_empty:
@@ -195,31 +198,112 @@ def label_of(utterance: Utterance, target: Target) -> int | float | list[float] 
     return target.classes.index(label)
 
 
+@dataclass(frozen=True)
+class Reader:
+    """Reads utterances of a dataset as they are trained on.
+
+    Attributes:
+        dataset: its name.
+        target: what is predicted.
+        chosen: the feature of each modality.
+        companions: what lies on the modalities' frames, and what it is made from.
+        utterances: those that can be read, by id.
+    """
+
+    dataset: str
+    target: Target
+    chosen: dict[str, Feature]
+    companions: Sources | None
+    utterances: dict[str, Utterance]
+
+    def read(self, ids: Sequence[str]) -> Dataset:
+        """These utterances, resident, with companions; without the frames that hold nothing.
+
+        Raises:
+            DataError: features are not extracted for all of them.
+            StoreError: the store cannot be read.
+        """
+        data = labelled(self.dataset, [self.utterances[i] for i in ids], self.target, self.chosen)
+        if self.companions is not None:
+            data = with_companions(data, self.chosen, self.companions)
+        for modality, mask in self._masks(ids).items():
+            data = data.keep_frames(modality, mask)
+        return data
+
+    def outline(self, ids: Sequence[str], window_bytes: int) -> Windowed:
+        """These utterances with their frames left in the store. Errors as in `read`."""
+        data = labelled(self.dataset, [self.utterances[i] for i in ids], self.target, self.chosen, frames=False)
+        lengths = dict(data.lengths)
+        for modality, mask in self._masks(ids).items():
+            before = torch.cat([torch.zeros(1, dtype=torch.int64), mask.long().cumsum(0)])
+            first = data.starts[modality]
+            lengths[modality] = before[first + lengths[modality]] - before[first]
+        fields = {name: value for name, value in vars(data).items() if name not in ("lengths", "companions")}
+        return Windowed(**fields, lengths=lengths, reader=self, window_bytes=window_bytes)
+
+    def bytes_needed(self, ids: Sequence[str]) -> int:
+        """Memory that the frames of these utterances take, and what their companions are made from."""
+        features = [*self.chosen.values(), *(() if self.companions is None else self.companions.features.values())]
+        return sum(int(f.lengths(ids, "mask").sum()) * frame_bytes(f.spec.values) for f in features)
+
+    def _masks(self, ids: Sequence[str]) -> dict[str, Tensor]:
+        """Of the features that say where there is something: which of their frames do."""
+        found = {}
+        for modality, feature in self.chosen.items():
+            if MASK in [array.name for array in feature.spec.arrays]:
+                found[modality] = torch.from_numpy(feature.load(ids, (MASK,), missing="mask").arrays[MASK])
+        return found
+
+
 def resident(dataset: str, utterances: Sequence[Utterance], target: Target, chosen: Mapping[str, Feature]) -> Dataset:
     """All utterances' features and labels as flat tensors; failed and absent ones have length 0."""
-    data = unlabelled(dataset, utterances, target, chosen)
-    for modality, lengths in data.lengths.items():
-        if not lengths.any():
-            raise DataError(f"{dataset}: every utterance's {modality} failed or is absent: leave {modality} out.")
+    data = labelled(dataset, utterances, target, chosen)
+    _require_some(data)
+    return data
+
+
+def labelled(
+    dataset: str,
+    utterances: Sequence[Utterance],
+    target: Target,
+    chosen: Mapping[str, Feature],
+    frames: bool = True,
+) -> Dataset:
+    """The same of utterances of which nobody need have every modality."""
+    data = unlabelled(dataset, utterances, target, chosen, frames)
     dtype = torch.int64 if target.kind == "classification" else torch.float32
     return replace(data, labels=torch.tensor([label_of(u, target) for u in utterances], dtype=dtype))
 
 
-def unlabelled(dataset: str, utterances: Sequence[Utterance], target: Target, chosen: Mapping[str, Feature]) -> Dataset:
-    """The same without labels, of utterances of which nobody need have every modality."""
+def unlabelled(
+    dataset: str,
+    utterances: Sequence[Utterance],
+    target: Target,
+    chosen: Mapping[str, Feature],
+    frames: bool = True,
+) -> Dataset:
+    """The same without labels; without `frames` none are read, and `starts` say where they would lie."""
     ids = tuple(u.id for u in utterances)
-    frames: dict[str, Tensor] = {}
+    flat: dict[str, Tensor] = {}
     starts: dict[str, Tensor] = {}
     lengths: dict[str, Tensor] = {}
     for modality, feature in chosen.items():
-        ragged = feature.load(ids, missing="mask")
+        ragged = feature.load(ids, ("values",) if frames else (), missing="mask")
         require_extracted(dataset, feature, ids, ragged.present)
-        frames[modality] = torch.from_numpy(ragged.arrays["values"])
+        values = feature.spec.values
+        nothing = np.empty((0, *values.tail), values.dtype)
+        flat[modality] = torch.from_numpy(ragged.arrays["values"] if frames else nothing)
         starts[modality] = torch.from_numpy(ragged.offsets[:-1].copy())
         lengths[modality] = torch.from_numpy(np.diff(ragged.offsets))
     numbers: dict[object, int] = {}
     dialogues = [numbers.setdefault((u.split, u.dialogue or ("alone", u.id)), len(numbers)) for u in utterances]
-    return Dataset(dataset, ids, target, None, frames, starts, lengths, torch.tensor(dialogues))
+    return Dataset(dataset, ids, target, None, flat, starts, lengths, torch.tensor(dialogues))
+
+
+def _require_some(data: Dataset) -> None:
+    for modality, lengths in data.lengths.items():
+        if not lengths.any():
+            raise DataError(f"{data.name}: every utterance's {modality} failed or is absent: leave {modality} out.")
 
 
 def in_dialogue_order(utterances: Sequence[Utterance], rows: Sequence[int]) -> list[int]:

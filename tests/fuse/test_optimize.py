@@ -95,7 +95,7 @@ def test_a_schedule_over_steps_lasts_to_the_end(splits: Splits, scheduler: Any, 
     config = TrainConfig(scheduler=scheduler, max_epochs=3, patience=3, batch_size=7)
     unit: Any = "dialogue" if time == "dialogue" else "utterance"
     batches = len(splits.train.batch_rows(7, unit, torch.Generator().manual_seed(0)))
-    assert 3 * batches <= most_steps(len(splits.train), config)
+    assert 3 * batches <= most_steps(splits.train, config)
     small = {"d": 8, "steps": 2, "layers": 1, "heads": 1, "head_width": 4, "speech_channels": (2,), "speech_width": 4}
     with reproducible(0, 1):
         module = hff.build(hff.Config(**small, time=time), splits.train.tails, splits.train.target)

@@ -112,7 +112,7 @@ def test_a_step_can_be_captured(
         program.rehearse()
         for model in program.models:
             model.network.stage = stage
-        total = most_steps(len(program.train), config)
+        total = most_steps(program.train, config)
         own = [Optimization(m.network, config, total, stage, program.per_epoch) for m in program.models]
         program.begin(0, stage, own)
         program.epoch(1, [True] * len(seeds))

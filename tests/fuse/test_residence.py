@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
+from torch import Tensor
 from toy_corpus import load
 
+from cache_schema.window import WINDOW_BYTES
+from fuse import residence
 from fuse.archs import hff
-from fuse.data import Selection, Splits
-from fuse.residence import bytes_of, data_tensors, describe_device, resident
+from fuse.data import Dataset, Selection, Splits
+from fuse.residence import bytes_of, describe_device, resident, window_for
+
+
+def data_tensors(data: Dataset) -> list[Tensor]:
+    found: list[Tensor] = []
+
+    def note(x: Tensor) -> Tensor:
+        found.append(x)
+        return x
+
+    data.to(note)
+    return found
 
 
 def test_a_tensor_is_moved_once(toy_store: Path) -> None:
@@ -37,3 +52,15 @@ def test_the_size_counts_shared_frames_once(toy_store: Path) -> None:
 
 def test_a_cpu_has_nothing_to_describe() -> None:
     assert describe_device(torch.device("cpu")) == {}
+
+
+def test_windows_where_the_data_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(residence, "free_memory", lambda: 1000)
+    device = torch.device("cpu")
+    assert window_for(600, device, None) is None and window_for(700, device, None) == WINDOW_BYTES
+    assert window_for(1, device, 50) == 50
+    monkeypatch.setattr(residence, "free_memory", lambda: None)
+    assert window_for(10**15, device, None) is None, "where nobody knows, they are read"
+    monkeypatch.undo()
+    free = residence.free_memory()
+    assert free is None or free > 2**20
