@@ -6,7 +6,6 @@ model = fuse.load("runs/hff-meld-1")
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +13,6 @@ if TYPE_CHECKING:
     from fuse.model import Model
 
 __all__ = ["load"]
-
-# Large tensors on huge pages, which torch asks for when it is first imported: a batch of frames is written several times
-# faster where the system does not hand it out in pieces of 4 KB.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def load(run: str | Path, seed: int | None = None, device: str = "cpu", fold: int = 1) -> Model:
