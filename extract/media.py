@@ -112,7 +112,8 @@ def _decode(root: Path, utterance: Utterance, needs: Sequence[Needs]) -> Clip:
     streams: set[Stream] = {stream for need in needs for stream in need.streams}
     unreadable: dict[Stream, Absent | Failed] = {}
     if "text" in streams and not (utterance.text or "").strip():
-        unreadable["text"] = Absent("the sample has no transcript")
+        heard = utterance.recognised is not None
+        unreadable["text"] = Absent("no speech was recognised in it" if heard else "the sample has no transcript")
     media = [stream for stream in ("audio", "video", "face") if stream in streams]
     if not media:
         return Clip(utterance, unreadable=unreadable)

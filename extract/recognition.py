@@ -28,7 +28,7 @@ from extract.checkpoints import Checkpoint, resolve
 from extract.encoder import Needs
 from extract.encoders import words
 from extract.frozen import inference
-from extract.media import decode
+from extract.quarantine import decode
 
 CHUNK = 500
 """Utterances after which what was recognised is kept."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cache_schema.errors import MerError, SettingsError, first_line
 from cache_schema.samples import Utterance
 from extract.clips import Clip
+from extract.containers import open_container
 from fuse.answers import Answer
 from verbs.prediction import Prediction, in_words
 
@@ -68,7 +69,7 @@ def write_videos(found: Prediction, out: Path) -> list[Path]:
 def _write(found: Prediction, clip: Clip, path: Path) -> None:
     import av
 
-    with av.open(str(clip.path), metadata_errors="replace") as source, av.open(str(path), "w") as out:
+    with open_container(clip.path) as source, av.open(str(path), "w") as out:
         pictures, sound = _pictures(source), source.streams.best("audio")
         origin = max(0.0, (source.start_time or 0) / av.time_base)
         drawn = _Drawn(found, clip, out, pictures.average_rate)
@@ -117,9 +118,7 @@ class _Drawn:
     """
 
     def __init__(self, found: Prediction, clip: Clip, out: Any, rate: Any) -> None:
-        import av
-
-        with av.open(str(clip.path), metadata_errors="replace") as source:
+        with open_container(clip.path) as source:
             first = next(source.decode(_pictures(source)))
             self.height, self.width = _upright(first).shape[:2]
         self.found, self.said = found, found.of(clip)
