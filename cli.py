@@ -118,6 +118,9 @@ def extract(
     device: Annotated[str, typer.Option(help="torch device; auto takes a GPU where there is one.")] = "auto",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N utterances (whole segments).")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Extract failed utterances again.")] = False,
+    retry_replaced: Annotated[
+        bool, typer.Option("--retry-replaced", help="Extract clips again whose file is another than then (reads all).")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine, spread over its GPUs.")] = 1,
     cluster: Annotated[
         str | None, typer.Option(help="A running dask scheduler: tcp://HOST:8786, or its --scheduler-file.")
@@ -159,6 +162,7 @@ def extract(
             device=device,
             limit=limit,
             retry_failed=retry_failed,
+            retry_replaced=retry_replaced,
             workers=workers,
             scheduler=cluster,
             recognise=recognise,

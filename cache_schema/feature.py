@@ -159,6 +159,16 @@ class Feature:
         """The reason of every sample that has nothing of this modality, by id."""
         return self._reasons("absent")
 
+    def inputs(self) -> dict[str, str]:
+        """sha256 of the media file that each sample was read from, by id; those of which none was read are left out."""
+        rows, found = self.samples.rows, {}
+        for number in np.flatnonzero(self._table.segment[rows] >= 0).tolist():
+            row = rows[number]
+            digest = self._in_order[self._table.segment[row]].inputs[self._table.row[row]]
+            if digest is not None:
+                found[self.samples.ids[number]] = digest
+        return found
+
     def digest_of(self, ids: Sequence[str]) -> str:
         """Identifies the exact data of these samples: sha256 over the fingerprint and, in their order, each one's state
         and place, and the digests of the commits that hold them. What else the dataset has does not matter.

@@ -22,6 +22,7 @@ from extract.datasets import DATASETS
 from extract.encoders import ENCODERS
 from extract.pipeline import Job, Progress, Timing
 from extract.quarantine import DEFAULT_LIMITS, DecodeLimits, probe
+from extract.sources import replaced
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ def extract(
     device: str = "auto",
     limit: int | None = None,
     retry_failed: bool = False,
+    retry_replaced: bool = False,
     workers: int = 1,
     scheduler: str | None = None,
     recognise: str | None = None,
@@ -129,6 +131,7 @@ def extract(
         device: torch device of the encoders; `auto`: a GPU where there is one.
         limit: read only the first utterances of the corpus, rounded up to whole segments.
         retry_failed: extract again the utterances that have a recorded failure.
+        retry_replaced: extract again the utterances whose file is not the one that was extracted; reads every file.
         workers: processes on this machine, spread over its GPUs; 1: this one alone.
         scheduler: address or file of a running dask scheduler, whose workers extract instead.
         recognise: let Whisper write the transcripts that are missing: in a language (en, ko, ...), `corpus` for the
@@ -186,8 +189,12 @@ def extract(
         for encoder, module, config, checkpoint, spec, needs in plans
     ]
     only = {u.id for u in utterances} if limit is not None else None
-    if retry_failed:
-        again = {id_ for job in jobs for id_ in _feature(store, dataset_name, job).failures()}
+    if retry_failed or retry_replaced:
+        again = set[str]()
+        if retry_failed:
+            again |= {id_ for job in jobs for id_ in _feature(store, dataset_name, job).failures()}
+        if retry_replaced:
+            again |= {id_ for found in replaced(store, root, dataset_name) for id_ in found.samples}
         again &= {u.id for u in utterances}
         if again:
             store.append_again(dataset_name, sorted(again))

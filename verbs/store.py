@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cache_schema.feature import Feature
     from cache_schema.store import FeatureStore
     from cache_schema.verify import Finding
+    from extract.sources import Replaced
 
 app = typer.Typer(help="Look at a feature store and check it.", no_args_is_help=True, rich_markup_mode=None)
 exchange.register(app)
@@ -149,18 +150,30 @@ def store_verify(
     store: StorePath = DEFAULT_STORE,
     dataset: Annotated[str | None, typer.Option("--dataset", help="Only this dataset.")] = None,
     deep: Annotated[bool, typer.Option("--deep", help="Read every byte and compare its sha256.")] = False,
+    media: Annotated[
+        Path | None, typer.Option(help="Data root of --dataset: compare its files with those that were extracted.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a store: documents, digests and sizes; with --deep the sha256 of every file."""
+    """Check a store: documents, digests and sizes; with --deep the sha256 of every file.
+
+    With --dataset NAME --media ROOT it says which clips were replaced since they were extracted.
+    """
     from cache_schema.store import FeatureStore
     from cache_schema.verify import verify
 
+    if media is not None and dataset is None:
+        raise typer.BadParameter("which dataset's files are these? Name it with --dataset.", param_hint="--media")
     opened = FeatureStore.open(store, mode="r")
     findings = verify(opened, dataset=dataset, deep=deep)
     damage = [f for f in findings if f.damage]
+    others = _replaced(opened, media, dataset)
     if as_json:
-        print_json({"store": opened.location, "deep": deep, "findings": [f.as_json() for f in findings]})
+        document = {"store": opened.location, "deep": deep, "findings": [f.as_json() for f in findings]}
+        print_json(document | ({} if media is None else {"replaced": [r.as_json() for r in others]}))
     else:
+        for other in others:
+            OUT.print(str(other))
         for finding in findings:
             OUT.print(str(finding))
         if not damage:
@@ -170,6 +183,22 @@ def store_verify(
             f"{opened.location}: {len(damage)} damaged. `mer store repair{' --deep' if deep else ''}` drops them; "
             "`mer extract` then recomputes only those."
         )
+    if others:
+        raise DataError(
+            f"{media}: {len(others)} files were replaced since they were extracted. `mer extract --retry-replaced` "
+            "extracts them again; or put the former files back."
+        )
+
+
+def _replaced(store: FeatureStore, root: Path | None, dataset: str | None) -> list[Replaced]:
+    """The files below the data root that are not those that were extracted; none without a root."""
+    from extract.sources import replaced
+
+    if root is None:
+        return []
+    if not root.is_dir():
+        raise DataError(f"The data root {root} is not a folder.")
+    return list(replaced(store, root, dataset))
 
 
 @app.command("repair")
