@@ -39,7 +39,7 @@ from bench.extraction import (
     Extraction,
     Stopwatch,
     batches_of,
-    keep_encoders,
+    kept_encoders,
     make_clips,
     make_texts,
     pieces_of,
@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> Table:
     table.say(f"{os.cpu_count()} cores ({_processor()}), {torch.get_num_threads()} threads, {versions}")
     table.say(f"{per_clip.ffmpeg_version()}; load before the run {os.getloadavg()[0]:.1f}")
     table.say()
-    with tempfile.TemporaryDirectory() as scratch, quiet():
+    with tempfile.TemporaryDirectory() as scratch, quiet(), kept_encoders():
         folder = Path(scratch)
         prepare(folder, sizes)
         together(table, folder, sizes)
@@ -146,8 +146,7 @@ def _processor() -> str:
 
 
 def prepare(folder: Path, sizes: Sizes) -> None:
-    """Make the corpora and the weights, and have encoders loaded once."""
-    keep_encoders()
+    """Make the corpora and the weights."""
     make_clips(folder / "clips", sizes.clips, *sizes.picture)
     make_texts(folder / "texts", sizes.texts)
     for name in {*sizes.encoders, *TOGETHER}:

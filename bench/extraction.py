@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import av
 import psutil  # type: ignore[import-untyped]
@@ -65,8 +67,13 @@ def _cpu_seconds() -> float:
     return float(total)
 
 
-def keep_encoders() -> None:
-    """From now on an encoder that was loaded once is used by every run of this process that has its settings."""
+@contextmanager
+def kept_encoders() -> Iterator[dict[tuple[str, str, str], Any]]:
+    """Within this, an encoder that was loaded once is used by every run of the process that has its settings.
+
+    Yields:
+        The encoders that were loaded so far, by name, fingerprint and device.
+    """
     load = pipeline.Job.encoder
     kept: dict[tuple[str, str, str], Any] = {}
 
@@ -76,7 +83,8 @@ def keep_encoders() -> None:
             kept[key] = load(job, device)
         return kept[key]
 
-    pipeline.Job.encoder = encoder  # type: ignore[method-assign, assignment]
+    with mock.patch.object(pipeline.Job, "encoder", encoder):
+        yield kept
 
 
 def make_clips(root: Path, count: int, width: int, height: int) -> None:

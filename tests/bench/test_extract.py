@@ -10,8 +10,8 @@ import pytest
 
 from bench import extract as bench
 from bench import per_clip
+from bench.extraction import kept_encoders
 from bench.store import Table
-from extract import pipeline
 
 SIZES = replace(bench.SMALL, clips=3, texts=4, done=20)
 
@@ -21,9 +21,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, small_weights: Path) -> Ite
     """Corpora, and the small weights that the tests share."""
     made = tmp_path_factory.mktemp("bench")
     (made / "weights").symlink_to(small_weights)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.Job, "encoder", pipeline.Job.encoder)  # what `prepare` puts there is taken away again
-        bench.prepare(made, SIZES)
+    bench.prepare(made, SIZES)
+    with kept_encoders():
         yield made
 
 
