@@ -54,6 +54,7 @@ from cache_schema.errors import SettingsError
 from cache_schema.samples import Target
 from cache_schema.settings import Spec
 from fuse.arch import Architecture, Batch, Companion, Output, outputs, probabilities, vector_widths
+from fuse.kernels.sum_product import sum_product_linear
 from fuse.nn.attention import MultiHeadAttention
 from fuse.nn.experts import MixtureOfExperts, Routed
 from fuse.nn.fixed import shapes_are_fixed
@@ -505,9 +506,9 @@ class SumProductBranch(nn.Module):
         vectors = [resample(h, lengths[m], 1).squeeze(1) for m, h in x.items()]
         if len(vectors) == 2:
             t, s = vectors
-            vectors += [t + s, t * s]
-        vectors += [] if graph is None else [graph]
-        return (
-            self.experts(self.dropout(self.project(torch.cat(vectors, dim=1)))),
-            {} if seen is None else {"sum_product_graph": seen},
-        )
+            rest = t[:, :0] if graph is None else graph
+            weight, bias = self.project.weight, self.project.bias
+            projected = sum_product_linear(*(part[None] for part in (t, s, rest, weight, bias))).squeeze(0)
+        else:
+            projected = self.project(torch.cat([*vectors, *([] if graph is None else [graph])], dim=1))
+        return self.experts(self.dropout(projected)), {} if seen is None else {"sum_product_graph": seen}

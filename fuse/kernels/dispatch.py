@@ -62,6 +62,21 @@ def _device_can(device: torch.device) -> bool:
     )
 
 
+def dot_precision(dtype: torch.dtype) -> str:
+    """How matrix units multiply numbers of this type: float32 as three products of TF32, of about its own precision, or
+    as one where `torch.set_float32_matmul_precision` allows it."""
+    return "tf32x3" if dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+def autocast_to(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Floats in the type that autocast asks of products of matrices; as they are outside of it."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(x.to(dtype) if x.is_floating_point() else x for x in tensors)
+
+
 def folded(x: Tensor, dim: int | None, mapped: int) -> Tensor:
     """For rules of vmap: the mapped dimension joined with the first one, (mapped * x.shape[0], ...)."""
     x = x.expand(mapped, *x.shape) if dim is None else x.movedim(dim, 0)
