@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -35,7 +36,11 @@ PATCH = """
 import os, signal, time
 from extract.encoders import mfcc
 real = mfcc.Encoder.encode
+gate = os.environ.get("TEST_GATE", "")
 def encode(self, clips):
+    while gate and not os.path.exists(gate):
+        open(gate + ".reached", "w").close()
+        time.sleep(0.01)
     for clip in clips:
         time.sleep(float(os.environ.get("TEST_SLEEP", 0)))
         if clip.utterance.id == os.environ.get("TEST_POISON"):
@@ -43,7 +48,7 @@ def encode(self, clips):
     return real(self, clips)
 mfcc.Encoder.encode = encode
 """
-"""What every Python that is started meanwhile does to an encoder: it takes its time, or kills its process."""
+"""What every Python that is started meanwhile does to an encoder: it waits, takes its time, or kills its process."""
 
 
 @pytest.fixture(scope="module")
@@ -242,28 +247,28 @@ def command_of(sounds: Path, store: str, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_commits(store: str, count: int) -> None:
+def wait_until(come: Callable[[], Any]) -> None:
     deadline = time.monotonic() + 60
-    while len(list(Path(store).glob("features/*/*/commits/*.json"))) < count:
+    while not come():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 def test_two_runs_of_one_feature_at_once_commit_each_segment_once(
-    run: Any, sounds: Path, store: str, two_workers: Cluster, patched: pytest.MonkeyPatch
+    run: Any, sounds: Path, store: str, two_workers: Cluster, patched: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    patched.setenv("TEST_SLEEP", "0.1")
-    slow = command_of(sounds, store, "--workers", "2", "--json")
-    wait_for_commits(store, 1)
-    quick = run(scheduler=two_workers.file)
-    out, errors = slow.communicate(timeout=60)
-    assert slow.returncode == 0, errors
+    gate = tmp_path / "gate"
+    patched.setenv("TEST_GATE", str(gate))
+    other = command_of(sounds, store, "--workers", "2", "--json")
+    wait_until((tmp_path / "gate.reached").exists)
+    mine = run(scheduler=two_workers.file, progress=lambda done, *_: gate.touch() if done >= ROWS // 4 else None)
+    out, errors = other.communicate(timeout=60)
+    assert other.returncode == 0, errors
     assert_complete(store, "mfcc")
-    assert quick.features[0].missing == 0
-    written = int(out.partition('"written": ')[2].partition(",")[0])
-    assert written > 0
-    assert quick.features[0].written > 0
-    assert written + quick.features[0].written == ROWS
+    (feature,) = json.loads(out)["features"]
+    assert mine.features[0].missing == feature["missing"] == 0
+    assert mine.features[0].written >= 2
+    assert mine.features[0].written + feature["written"] == ROWS
 
 
 def test_ctrl_c_ends_the_workers_and_says_how_to_go_on(
@@ -271,7 +276,7 @@ def test_ctrl_c_ends_the_workers_and_says_how_to_go_on(
 ) -> None:
     patched.setenv("TEST_SLEEP", "0.2")
     process = command_of(sounds, store, "--workers", "2")
-    wait_for_commits(store, 1)
+    wait_until(lambda: list(Path(store).glob("features/*/*/commits/*.json")))
     workers = workers_of(process.pid)
     assert len(workers) == 2
     os.killpg(process.pid, signal.SIGINT)
