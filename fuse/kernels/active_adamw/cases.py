@@ -67,25 +67,10 @@ def dense(
     weight_decay: float,
     decoupled: bool,
 ) -> None:
-    """Every expert, by torch's fused kernel; the count of the first expert is everybody's."""
-    count += 1
+    """Every expert, by torch's fused kernel, which wants beta_1 as a number; the count of the first is everybody's."""
     steps = [count[0].clone() for _ in parameters]
-    fused: Any = torch._fused_adamw_ if decoupled else torch._fused_adam_
-    fused(
-        parameters,
-        grads,
-        means,
-        squares,
-        [],
-        steps,
-        amsgrad=False,
-        lr=lr,
-        beta1=float(beta1),
-        beta2=beta2,
-        weight_decay=weight_decay,
-        eps=epsilon,
-        maximize=False,
-    )
+    reference.adam(parameters, grads, means, squares, steps, lr, beta1, beta2, epsilon, weight_decay, decoupled)
+    count += 1
 
 
 def _inputs(

@@ -1,15 +1,18 @@
-"""A step of `fuse.kernels.active_adamw` in plain torch.
+"""A step of `fuse.kernels.active_adamw` in plain torch: its own AdamW over the slices of those who are active.
 
-Axes: E experts, A of them active.
+Axes: E experts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.optim.adam import adam as adam_of_torch
+from torch.optim.adamw import adamw as adamw_of_torch
 
 
 def step(
@@ -25,24 +28,49 @@ def step(
     weight_decay: float,
     decoupled: bool,
 ) -> None:
-    """In place. Only what belongs to active experts is read and written; on a GPU this waits for their number."""
-    rows = active(grads).nonzero().squeeze(1)
-    count[rows] += 1
-    steps = count[rows].double()
-    rate = lr / (1 - beta1.double() ** steps)
-    root = (1 - beta2**steps).sqrt()
-    for p, grad, mean, square in zip(parameters, grads, means, squares, strict=True):
-        own, g = p[rows], grad[rows]
-        per_expert = (-1, *(1,) * (p.ndim - 1))
-        if decoupled:
-            own = own * (1 - lr * weight_decay)
-        else:
-            g = g + weight_decay * own
-        m = beta1 * mean[rows] + (1 - beta1) * g
-        v = beta2 * square[rows] + (1 - beta2) * g * g
-        moved = m / (v.sqrt() / root.to(p.dtype).view(per_expert) + epsilon)
-        p[rows] = own - rate.to(p.dtype).view(per_expert) * moved
-        mean[rows], square[rows] = m, v
+    """In place. What belongs to idle experts is neither read nor written; on a GPU this waits for who is active."""
+    chosen = active(grads).nonzero().flatten().tolist()
+    if not chosen:
+        return
+    mine, gradients, firsts, seconds = (
+        [x[e] for x in each for e in chosen] for each in (parameters, grads, means, squares)
+    )
+    steps = [count[e].clone() for _ in parameters for e in chosen]
+    adam(mine, gradients, firsts, seconds, steps, lr, beta1, beta2, epsilon, weight_decay, decoupled)
+    count[chosen] += 1
+
+
+def adam(
+    parameters: list[Tensor],
+    grads: list[Tensor],
+    means: list[Tensor],
+    squares: list[Tensor],
+    steps: list[Tensor],
+    lr: Tensor,
+    beta1: Tensor,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+    decoupled: bool,
+) -> None:
+    """torch's fused AdamW, or Adam, in place; each parameter has a count of its own."""
+    run: Any = adamw_of_torch if decoupled else adam_of_torch
+    run(
+        parameters,
+        grads,
+        means,
+        squares,
+        max_exp_avg_sqs=[],
+        state_steps=steps,
+        fused=True,
+        amsgrad=False,
+        beta1=float(beta1),
+        beta2=beta2,
+        lr=float(lr),
+        weight_decay=weight_decay,
+        eps=epsilon,
+        maximize=False,
+    )
 
 
 def active(grads: Sequence[Float[Tensor, "E ..."]]) -> Bool[Tensor, " E"]:
