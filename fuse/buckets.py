@@ -4,14 +4,16 @@ Which utterances share a bucket never changes, so that a step of a bucket can be
 function of seed, stage and epoch alone, and the order of the buckets one of stage and epoch: several seeds that train
 together are in the same bucket at every step, each with its own utterances.
 
-Axes: N utterances, S seeds, K steps of an epoch, B utterances of a batch.
+Axes: N utterances, S seeds, K steps of an epoch, B utterances of a batch, M modalities, U units of whole batches.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -21,6 +23,8 @@ from fuse.data import Dataset
 
 BUCKETS = 8
 """At most so many lengths."""
+UNITS = 256
+"""Lengths at which a bucket may end, at most."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +68,15 @@ class Buckets:
     def __init__(self, data: Dataset, size: int, most: int = BUCKETS) -> None:
         self.size = size
         order = torch.argsort(data.cost, stable=True)
-        steps = -(-len(order) // size)
+        self.steps = -(-len(order) // size)
         # Whole batches each: a single one of the epoch is short.
-        per_bucket = -(-steps // most) * size
-        self.members = list(torch.split(order, per_bucket))
-        lengths = {m: n.cpu() for m, n in data.lengths.items()}
-        self.frames = [
-            tuple((m, max(int(n[members].max()), 1)) for m, n in lengths.items()) for members in self.members
-        ]
-        self.steps = steps
+        units = torch.split(order, size * -(-self.steps // UNITS))
+        lengths = {m: n.cpu().clamp(min=1) for m, n in data.lengths.items()}
+        longest = np.array([[int(n[unit].max()) for n in lengths.values()] for unit in units])
+        widths = np.array([math.prod(tail) for tail in data.tails.values()])
+        ends = cheapest_cuts(np.array([len(unit) for unit in units]), longest, widths, most)
+        self.members = [torch.cat(units[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+        self.frames = [tuple((m, int(n[members].max())) for m, n in lengths.items()) for members in self.members]
 
     def shape(self, bucket: int, size: int) -> Shape:
         """Of a batch of a bucket."""
@@ -100,6 +104,35 @@ class Buckets:
             rows[seed, : len(every)] = every
         rows = rows.view(len(members), self.steps, self.size)[:, order].flatten(1)
         return Plan(rows, tuple(shapes[i] for i in order.tolist()))
+
+
+def cheapest_cuts(
+    counts: Int[np.ndarray, " U"], longest: Int[np.ndarray, "U M"], widths: Int[np.ndarray, " M"], most: int
+) -> list[int]:
+    """Where to cut neighbours into `most` groups, each padded to its own longest, for the least numbers in all.
+
+    Args:
+        counts: utterances of each unit, which is not cut.
+        longest: frames of its longest one, by modality.
+        widths: numbers of a frame.
+        most: groups; as many as units where there are fewer.
+
+    Returns:
+        The end of each group.
+    """
+    units = len(counts)
+    price = np.full((units + 1, units + 1), np.inf)  # of a group from a to b
+    for a in range(units):
+        price[a, a + 1 :] = np.cumsum(counts[a:]) * (np.maximum.accumulate(longest[a:], axis=0) @ widths)
+    best, begins = np.where(np.arange(units + 1), np.inf, 0.0), []
+    for _ in range(min(most, units)):  # one group more never costs more
+        total = best[:, None] + price
+        begins.append(total.argmin(axis=0))
+        best = total.min(axis=0)
+    ends = [units]
+    for begin in begins[:0:-1]:
+        ends.append(int(begin[ends[-1]]))
+    return ends[::-1]
 
 
 def number_of(*facts: object) -> int:

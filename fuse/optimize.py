@@ -215,12 +215,12 @@ class AdamOnDevice(torch.optim.Optimizer):
         for p in moved:
             if not self.state[p]:
                 self.state[p] = {
-                    "step": torch.zeros((), device=p.device),
+                    "count": torch.zeros((), device=p.device),
                     "mean": torch.zeros_like(p),
                     "square": torch.zeros_like(p),
                 }
         grads = [p.grad for p in moved if p.grad is not None]
-        steps, means, squares = ([self.state[p][name] for p in moved] for name in ("step", "mean", "square"))
+        steps, means, squares = ([self.state[p][name] for p in moved] for name in ("count", "mean", "square"))
         lr, beta1, decay, beta2 = group["lr"], group["beta1"], group["weight_decay"], BETA2
         if decay and self.decoupled:
             torch._foreach_mul_(moved, 1 - lr * decay)

@@ -227,3 +227,31 @@ def test_branches_train_apart_and_late_fusion_is_fitted_on_validation(splits: Sp
     again, resumed = train_branches(splits, ("left", "right"), tmp_path / "checkpoint.pt")
     assert [(e.stage, e.epoch, e.val_loss) for e in resumed] == [(e.stage, e.epoch, e.val_loss) for e in history]
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in branches.state_dict().items())
+
+
+@pytest.mark.parametrize("scheduler", ["plateau", "onecycle", "cosine", "constant"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_rates_read_from_tensors_move_the_same(scheduler: Any, optimizer: Any) -> None:
+    """Four epochs of ten steps, stopped and gone on with in between; beta_1 moves with onecycle."""
+    config = TrainConfig(optimizer=optimizer, scheduler=scheduler, lr=1e-2, weight_decay=0.1, plateau_patience=0)
+    plain, read = network(), network()
+    one, other = Optimization(plain, config, 40), Optimization(read, config, 40, per_epoch=10)
+    random = torch.Generator().manual_seed(0)
+    for epoch in range(4):
+        assert other.lr == one.lr
+        other.epoch_begins()
+        for step in range(10):
+            gradients = [torch.randn(p.shape, generator=random) for p in one.parameters]
+            for optimization in (one, other):
+                for parameter, gradient in zip(optimization.parameters, gradients, strict=True):
+                    parameter.grad = gradient.clone()
+            one.step()
+            other.step_at(torch.tensor([step]))
+        for optimization in (one, other):
+            optimization.epoch_ends(1.0)
+        if epoch == 1:
+            state = other.state_dict()
+            other = Optimization(read, config, 40, per_epoch=10)
+            other.load_state_dict(state)
+    for p, q in zip(plain.parameters(), read.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
