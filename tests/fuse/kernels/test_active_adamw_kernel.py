@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import apart
@@ -13,10 +15,12 @@ from torch import Tensor, nn
 
 from cache_schema.errors import SettingsError
 from fuse.active_experts import ActiveAdam
+from fuse.evaluate import evaluate_run
 from fuse.kernels.active_adamw import _step, active_adamw, reference
 from fuse.kernels.active_adamw.cases import Inputs, hostile, moved_bytes, rivals
 from fuse.nn.experts import MixtureOfExperts
 from fuse.optimize import Optimization
+from fuse.train import train_run
 from fuse.train_config import TrainConfig
 
 CPU = torch.device("cpu")
@@ -149,6 +153,17 @@ def test_a_model_without_experts_is_refused_the_setting() -> None:
     assert not TrainConfig().active_experts
     with pytest.raises(SettingsError, match="no mixture of experts"):
         Optimization(nn.Linear(2, 2), TrainConfig(active_experts=True), 5)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_run_trains_active_experts_and_says_so(toy_store: Path, tmp_path: Path, together: bool) -> None:
+    small = {"d": 8, "heads": 2, "gat_heads": 2, "expert_width": 8, "experts": 40, "max_epochs": 2}
+    given = [f"{name}={json.dumps(value)}" for name, value in (small | {"active_experts": True}).items()]
+    result = train_run(
+        toy_store, "toy", "complementary", assignments=given, seeds=2, jobs=1, out=tmp_path, together=together
+    )
+    assert json.loads((result.run / "run.json").read_text("utf-8"))["training"]["active_experts"] is True
+    assert evaluate_run(result.run)["identical"] is True
 
 
 def interpreted() -> dict[str, float]:
