@@ -16,6 +16,7 @@ from cache_schema.registry import unknown_name
 from cache_schema.samples import Utterance
 from cache_schema.store import FeatureStore
 from extract import checkpoints, cluster, pipeline, recognition
+from extract.card import put_card
 from extract.cluster import WorkerReport
 from extract.dataset import Enumeration
 from extract.datasets import DATASETS
@@ -176,9 +177,11 @@ def extract(
     if corpus.corpus.name in store.datasets():
         utterances = recognition.kept(utterances, store.samples(corpus.corpus.name))
     if listening is not None:
-        language = spoken if recognise == "corpus" else None if recognise == "auto" else recognise
+        language = {"corpus": spoken, "auto": None}.get(recognise or "", recognise)
         keep, at = partial(store.append_samples, corpus.corpus), pipeline.resolve_device(device)
         utterances = recognition.recognise_missing(utterances, root, listening, language, at, keep, say)
+    elif texts and (silent := sum(recognition.is_wanted(u) and u.recognised is None for u in utterances)):
+        say(f"{silent} of {len(utterances)} utterances have no transcript: --recognise lets Whisper write them.")
     store.append_samples(corpus.corpus, utterances)
     dataset_name = corpus.corpus.name
     deleted = store.samples(dataset_name).deleted.intersection(u.id for u in utterances)
@@ -211,6 +214,7 @@ def extract(
             store, dataset_name, jobs, root, device, workers, scheduler, limits, only=only, progress=progress, say=say
         )
         timing = Timing()
+    put_card(store, dataset_name)
     seconds = time.perf_counter() - started
     return _report(store, dataset_name, jobs, corpus.notes, seconds, timing, shares)
 

@@ -57,7 +57,7 @@ def predict(
 
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv print the same: give one of them.", param_hint="--csv")
-    cutting = Cutting.parse({"longest": longest}, "--longest")
+    cutting = Cutting.parse({"longest": longest, "shortest": min(1.0, longest / 2)}, "--longest")
     with row_bar("predict") as progress:
         found = run_predict(
             clips,
@@ -122,9 +122,13 @@ def _show(found: Prediction) -> None:
         recognised = {u.recognised.partition(" ")[0] for u in clip.utterances if u.recognised is not None}
         for name in sorted(recognised):
             OUT.print(f"The text was recognised by {name}, which took the language to be {clip.language!r}.")
+        masked: dict[tuple[str, str], list[str]] = {}
         for utterance, a in found.of(clip):
             for modality, why in a.missing.items():
-                OUT.print(f"{utterance.id}: {modality} is masked: {why}")
+                masked.setdefault((modality, why), []).append(utterance.id)
+        for (modality, why), ids in masked.items():
+            which = ids[0] if len(ids) == 1 else f"{len(ids)} utterances"
+            OUT.print(f"{which}: {modality} is masked: {why}")
         OUT.print()
     members = found.trained.members
     OUT.print(
