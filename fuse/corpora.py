@@ -22,6 +22,7 @@ from fuse.common_labels import common_target
 from fuse.companions import Sources, choose_companions
 from fuse.data import Dataset, Selection, Splits, joined
 from fuse.protocols import Cut, Protocol, cuts
+from fuse.residence import window_for
 from fuse.resident import Whole, choose_features, choose_target, describe_feature, in_dialogue_order, read
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Source:
     Attributes:
         store: the store's path, as given.
         dataset: the dataset's name; several, trained on jointly, with commas.
+        corpora: what each dataset is: name, title, licence, language.
         target: what is predicted.
         features: per modality: name, fingerprint, digest of the whole feature, `rows`: that of the rows used, ...
         companions: the same of what each companion is made from.
@@ -56,6 +58,7 @@ class Source:
 
     store: str
     dataset: str
+    corpora: list[dict[str, str]]
     target: Target
     features: dict[str, dict[str, Any]]
     companions: dict[str, dict[str, Any]]
@@ -92,6 +95,8 @@ class Request:
         features: modality or companion -> feature to use instead of the preferred one, as "roberta" or "roberta@1a2b"
             with the beginning of a fingerprint.
         companions: those that the architecture reads (its `COMPANIONS`).
+        device: where it is to be trained, which decides whether it fits there.
+        window_bytes: read it in windows of so many bytes; None: where it does not fit.
         target: name of a target of the corpus; None: its first.
         drop_empty: leave samples without any modality out, instead of raising.
         protocol: how it is split.
@@ -106,6 +111,8 @@ class Request:
     drop_empty: bool = False
     protocol: Protocol = field(default_factory=Protocol)
     companions: Mapping[str, Companion] = field(default_factory=dict)
+    device: str = "cpu"
+    window_bytes: int | None = None
 
 
 def load_folds(request: Request) -> tuple[list[Fold], Source]:
@@ -226,6 +233,7 @@ class Opened:
                 self.classes.get(name),
                 only,
                 self.companions[name],
+                self._window_for,
             )
             wholes.append(_prefixed(whole, prefix) if self.several else whole)
         if len(wholes) == 1:
@@ -236,6 +244,14 @@ class Opened:
             data=joined(self.request.dataset, [w.data for w in wholes]),
             left_out={what: count for w in wholes for what, count in w.left_out.items()},
         )
+
+    def _window_for(self, needed: int) -> int | None:
+        """Bytes of the windows in which a dataset is read, if it is; several at once are always read whole."""
+        if not self.several:
+            return window_for(needed, torch.device(self.request.device), self.request.window_bytes)
+        if self.request.window_bytes is not None:
+            raise SettingsError(f"{', '.join(self.names)}: several datasets are read whole, not in windows.")
+        return None
 
     def digests(self) -> dict[str, list[str]]:
         """Of every feature that may be read, whole: dataset -> digests."""
@@ -274,6 +290,10 @@ class Opened:
         return Source(
             store=absolute_location(self.request.store),
             dataset=",".join(self.trained),
+            corpora=[
+                {"name": name} | self.store.samples(name).corpus.model_dump(include={"title", "licence", "language"})
+                for name in self.names
+            ],
             target=self.target,
             features={m: f for m, f in described.items() if m in self.features[self.first]},
             companions={n: f for n, f in described.items() if n in self.companions[self.first].features},

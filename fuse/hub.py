@@ -18,10 +18,11 @@ from cache_schema.samples import Target
 from cache_schema.settings import Spec
 from fuse import run_files
 from fuse.archs import ARCHS
+from fuse.card import CARD, model_card
 from fuse.model import Model
 from fuse.run import Run
 
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = 1
 
 
@@ -90,7 +91,7 @@ def save_pretrained(run: Run, folder: str | Path, seed: int | None = None, addre
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     run_files.write_weights(folder / WEIGHTS, model)
-    (folder / CARD).write_text(_readme(run, card, address or str(folder)), "utf-8")
+    (folder / CARD).write_text(model_card(record, run.metrics, _use(address or str(folder), seed)), "utf-8")
     run_files.write_json(folder / CONFIG, card.model_dump(mode="json"))
     return folder
 
@@ -151,14 +152,5 @@ def _downloaded(source: str) -> Path:
         raise MerError(f"{source} could not be downloaded ({first_line(error)}).") from error
 
 
-def _readme(run: Run, card: ModelCard, address: str) -> str:
-    numbers = "\n".join(f"| {name} | {value:.4f} |" for name, value in card.test.items())
-    inputs = "\n".join(f"- {m}: {f['name']}, fingerprint `{f['fingerprint']}`" for m, f in card.features.items())
-    trial = "\nIts features came from random weights: a trial, not a result.\n" if run.record.random_weights else ""
-    return (
-        f"---\nlibrary_name: mer\ntags: [emotion-recognition, multimodal, {card.arch}]\n---\n\n"
-        f"# {card.arch} on {card.dataset}\n\nPredicts {card.target.name} from cached features:\n\n{inputs}\n{trial}\n"
-        f"Seed {card.seed} of {len(run.record.seeds)} on the test split:\n\n"
-        f"| metric | value |\n|---|---|\n{numbers}\n\n"
-        f'```python\nimport fuse\nmodel = fuse.load("{address}")\n```\n'
-    )
+def _use(address: str, seed: int) -> str:
+    return f'import fuse\n\nmodel = fuse.load("{address}")  # seed {seed} of those below'

@@ -5,6 +5,7 @@
 
     run.json        settings, data with its digests, seeds, versions, command
     metrics.json    over the seeds and per seed, per class, confusion matrices
+    README.md       the model card
     seed-0/         weights.safetensors, history.csv, predictions.parquet, confusion.csv, result.json
     seed-0/fold-1/  the same of each fold, where there are several; seed-0/ then has what they say together
 
@@ -60,6 +61,8 @@ class RunRecord(Spec):
     """The feature store, as it was given."""
     dataset: str
     """The dataset."""
+    corpora: list[dict[str, str]] = Field(default_factory=list)
+    """What each dataset is: name, title, licence, language."""
     target: Target
     """What is predicted."""
     features: dict[str, dict[str, Any]]
@@ -91,7 +94,7 @@ class RunRecord(Spec):
     """On a GPU its name, memory and compute capability, and the versions of CUDA and cuDNN."""
     execution: dict[str, str] = Field(default_factory=dict)
     """How the first seed's steps were taken: `seeds` together, alone or apart, `step` a graph or eager, and to what
-    `batches` are padded."""
+    `batches` are padded, and where the `data` were."""
     threads: int
     """CPU threads of each seed."""
     parameters: int

@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -22,18 +22,20 @@ from cache_schema.settings import Spec
 from fuse import metrics, run_files
 from fuse.archs import ARCHS
 from fuse.board import require_tensorboard
+from fuse.card import CARD, model_card
 from fuse.corpora import Request, Source, load_folds
 from fuse.data import Selection
 from fuse.degrade import Degradation
 from fuse.losses import check
 from fuse.precision import resolved
 from fuse.protocols import Protocol
-from fuse.residence import describe_device, prepare_cuda
+from fuse.residence import describe_device, prepare_cuda, where
 from fuse.run import FORMAT, RunRecord, new_folder, write_documents
 from fuse.seeds import THREADS, Job, Progress, Say, SeedResult, Workers, warn
 from fuse.timing import NoTiming, Timing, total
 from fuse.train_config import TrainConfig
 
+LOADED_FROM_HERE = 'import fuse\n\nmodel = fuse.load(".")  # this folder; `mer predict CLIP --model .` reads new clips'
 PACKAGES = ("mer", "torch", "numpy", "pyarrow", "zarr", "safetensors")
 
 
@@ -97,9 +99,11 @@ def train_run(
     fresh: bool = False,
     profile: bool = False,
     together: bool | None = None,
+    window_bytes: int | None = None,
     degrade: Degradation | None = None,
     progress: Progress | None = None,
     say: Say = warn,
+    inform: Say | None = None,
 ) -> Result:
     """Train every seed, measure validation and test once each, and write the run's folder.
 
@@ -124,9 +128,11 @@ def train_run(
         profile: measure where the time goes.
         together: train the seeds as one program; None: where there is a GPU. Where that cannot be done it is said, and
             they train one after the other.
+        window_bytes: read the data in windows of so many bytes; None: where they do not fit.
         degrade: what is taken from training and validation on purpose.
         progress: called with each `Epoch`, from another thread where seeds run side by side.
         say: called with a line where something is done otherwise than was asked for.
+        inform: called with a line that says where the data are.
 
     Raises:
         MerError: one of its kinds, with one line that says what to do. No folder is left behind.
@@ -143,9 +149,8 @@ def train_run(
     begun = time.perf_counter()
     timing = Timing(torch.device("cpu")) if profile else NoTiming()
     with timing.part("load"):
-        folds, source = load_folds(
-            request_of(module, store_path, dataset, modalities, features, target, training, protocol)
-        )
+        request = request_of(module, store_path, dataset, modalities, features, target, training, protocol)
+        folds, source = load_folds(replace(request, device=device, window_bytes=window_bytes))
     check(training, source.target)
     parts: dict[str, Selection] = {fold.name: fold.splits for fold in folds}
     if degrade is not None:
@@ -160,7 +165,10 @@ def train_run(
         chosen,
         device,
     ]
-    facts += [together, tensorboard, degrade and asdict(degrade), versions(), code_digest(module)]
+    data = where(parts, torch.device(device))
+    if inform is not None:
+        inform(f"The data are {data}.")
+    facts += [together, window_bytes, tensorboard, degrade and asdict(degrade), versions(), code_digest(module)]
     digest = sha256_hex(canonical_bytes(facts))
     with new_folder(Path(out), arch, dataset, digest, fresh) as (folder, final):
         job = Job(arch, config, training, parts, device, folder, tensorboard, profile, together)
@@ -169,7 +177,7 @@ def train_run(
                 results = own.train(job, chosen, progress)
         else:
             results = workers.train(job, chosen, progress)
-        record = describe_run(job, source, results, time.perf_counter() - begun, degrade)
+        record = describe_run(job, source, results, time.perf_counter() - begun, degrade, data)
         summaries = summarize([r.metrics for r in results])
         over_folds = [
             {"name": name, **summarize([r.folds[i]["metrics"] for r in results])}
@@ -179,6 +187,7 @@ def train_run(
         per_seed = [asdict(r) for r in results]
         documents = {**summaries, "folds": over_folds, "by_dataset": apart, "per_seed": per_seed}
         write_documents(folder, record, documents)
+        (folder / CARD).write_text(model_card(record, documents, LOADED_FROM_HERE), "utf-8")
     spent = total([timing.seconds, *(r.profile for r in results)])
     return Result(final[0], record, summaries["test"], summaries["val"], results, over_folds, apart, spent)
 
@@ -276,7 +285,7 @@ def versions() -> dict[str, str]:
 
 
 def describe_run(
-    job: Job, source: Source, results: Sequence[SeedResult], seconds: float, degrade: Degradation | None
+    job: Job, source: Source, results: Sequence[SeedResult], seconds: float, degrade: Degradation | None, data: str
 ) -> RunRecord:
     """What run.json says."""
     return RunRecord(
@@ -288,6 +297,7 @@ def describe_run(
         training=job.training.model_dump(mode="json"),
         store=source.store,
         dataset=source.dataset,
+        corpora=source.corpora,
         target=source.target,
         features=source.features,
         store_digest=source.digest,
@@ -302,7 +312,7 @@ def describe_run(
         seeds=[r.seed for r in results],
         device=job.device,
         hardware=describe_device(torch.device(job.device)),
-        execution=results[0].execution,
+        execution={**results[0].execution, "data": data},
         threads=THREADS,
         parameters=results[0].parameters,
         seconds=round(seconds, 3),

@@ -145,6 +145,26 @@ def store_plot(
     OUT.print(f"Plot: {path}")
 
 
+@app.command("card")
+def store_card(
+    dataset: Annotated[str, typer.Argument(help="The dataset's name in the store.")],
+    store: StorePath = DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Print a dataset's card: terms, contents, features, what it lacks, what it is not for. Markdown.
+
+    The same card lies in the store as cards/DATASET.md, as of the last extraction.
+    """
+    from cache_schema.store import FeatureStore
+    from extract.card import data_card
+
+    text = data_card(FeatureStore.open(store, mode="r"), dataset)
+    if as_json:
+        print_json({"dataset": dataset, "card": text})
+    else:
+        OUT.print(text)
+
+
 @app.command("verify")
 def store_verify(
     store: StorePath = DEFAULT_STORE,

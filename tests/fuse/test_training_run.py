@@ -54,6 +54,22 @@ def test_json_is_the_contract(finished: Result) -> None:
     assert Path(found["run"]).name == "hff-toy-1"
 
 
+def test_the_model_card_says_what_it_is_and_what_it_is_not_for(finished: Result) -> None:
+    card = (finished.run / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlibrary_name: mer\n") and "# hff on toy" in card
+    mean = finished.test["weighted_f1"]["mean"]
+    for said in (
+        f"| weighted_f1 | {mean:.4f} ±",
+        "licence:",
+        "must not be used",
+        "- train: ",
+        finished.record.store_digest,
+    ):
+        assert said in card, said
+    for modality, feature in finished.record.features.items():
+        assert f"- {modality}: {feature['name']} (" in card and feature["fingerprint"] in card
+
+
 def test_the_folder_says_where_every_number_came_from(finished: Result, toy_store: Path) -> None:
     record = json.loads((finished.run / "run.json").read_text())
     store = FeatureStore.open(toy_store)
