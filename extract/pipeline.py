@@ -9,6 +9,7 @@ What is already committed is never touched, so a run that was killed goes on whe
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -35,8 +36,8 @@ from extract.quarantine import DEFAULT_LIMITS, DecodeLimits, decode
 DECODE_BUDGET_BYTES = 192 << 20
 """Decoded sound and pictures in one window; two windows are held at a time."""
 
-DECODE_THREADS = 4
-"""Clips decoded at once, each in a process of its own."""
+DECODE_THREADS = max(4, min(16, os.cpu_count() or 4))
+"""Clips decoded at once, each in a process of its own; a GPU takes as many as a machine's cores can decode."""
 
 LEAST_CLIP_BYTES = 256 << 10
 """What any clip counts for in a window, however short it says that it is."""

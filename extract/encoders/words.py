@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache_schema.errors import SettingsError
 from cache_schema.feature_spec import ArraySpec, FeatureSpec, Modality
@@ -134,7 +135,20 @@ class Encoder:
         most = self.model.dims.n_text_ctx
         if used > most:
             return Failed(f"the transcript has {used} tokens with the special ones, and the model takes {most}")
-        return {"values": align(self.model, self.tokenizer, sound, tokens, self.budget), "offsets": offsets}
+        values = self._aligned(sound, tokens)
+        return values if isinstance(values, Failed) else {"values": values, "offsets": offsets}
+
+    def _aligned(self, sound: NDArray[np.float32], tokens: Sequence[Sequence[int]]) -> NDArray[np.float32] | Failed:
+        """The times of the words; with fewer windows at once, from then on, where the device's memory is short."""
+        import torch
+
+        while self.budget:
+            try:
+                return align(self.model, self.tokenizer, sound, tokens, self.budget)
+            except torch.OutOfMemoryError:
+                self.budget //= 2
+        self.budget = 1
+        return Failed(f"30 s of sound do not fit into the memory of {self.model.device}, even alone in a batch")
 
 
 def draw(size: str, folder: Path, sentences: Sequence[str]) -> Any:

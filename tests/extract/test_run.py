@@ -73,6 +73,12 @@ def test_an_encoder_for_another_language_is_told(
     assert "koelectra is for ko, and the corpus's language is 'en'." in said
 
 
+def test_a_crop_that_no_encoder_sees_is_told(root: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    extract("folder", root, str(tmp_path / "store"), encoders=["mfcc"], crop="face", say=said.append)
+    assert "--crop face changes nothing: mfcc read no pictures." in said
+
+
 def test_words_alone_asks_for_its_clips(root: Path, tmp_path: Path, small: Callable[[str], Checkpoint]) -> None:
     (root / "a.wav").unlink()
     weights = str(small("words").folder)

@@ -220,3 +220,26 @@ def test_an_alignments_words_are_those_of_the_text_by_their_letters(
     text: str, expected: tuple[float, ...] | None
 ) -> None:
     assert word_times(text, [("EXCUSE(2)", 0.1, 0.5), ("ME", 0.5, 0.8)]) == expected
+
+
+def test_fewer_windows_are_heard_at_once_where_memory_is_short(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = words.Encoder(words.Config(language="en"), checkpoint, "cpu", budget=16)
+    tried: list[int] = []
+    least = 4
+
+    def short_of_memory(model: Any, tokenizer: Any, sound: Any, tokens: Any, budget: int) -> Any:
+        tried.append(budget)
+        if budget > least:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return align(model, tokenizer, sound, tokens, budget)
+
+    monkeypatch.setattr(words, "align", short_of_memory)
+    clip = Clip(Utterance(id="u", text="so it is"), audio={16000: np.zeros(32000, np.float32)})
+    for _ in range(2):
+        assert not isinstance(next(many.encode([clip])), Failed)
+    assert tried == [16, 8, 4, 4]
+    least = 0
+    failed = next(many.encode([clip]))
+    assert isinstance(failed, Failed) and "do not fit into the memory of cpu" in failed.reason
