@@ -28,11 +28,20 @@ from extract.quarantine import decode
 from extract.recognition import Recogniser, is_wanted, recognised
 from extract.streams import StreamError
 from extract.subtitles import Line, read_transcript
-from extract.windows import RATE_HZ, Cutting, Stretch, even_windows, windows_of_sound
+from extract.windows import (
+    FRAMES_PER_SECOND,
+    RATE_HZ,
+    Cutting,
+    Stretch,
+    even_windows,
+    levels,
+    windows_of_speech,
+)
 
 DATASET = "clips"
 UNKNOWN = "und"
 """BCP 47 for a language that is not known, or not one alone."""
+PIECE_SECONDS = 600
 TOLERANCE = 0.5
 """Seconds that a transcript may go on after its clip's end."""
 
@@ -108,7 +117,7 @@ def cut(clip: Clip, root: Path, transcript: Path | None, cutting: Cutting) -> Cl
     """
     lines = [] if transcript is None else read_transcript(transcript)
     if clip.seconds is None and clip.sound:
-        clip = replace(clip, seconds=len(_sound(clip, root)) / RATE_HZ)
+        clip = replace(clip, seconds=len(_levels(clip, root)) / FRAMES_PER_SECOND)
     if lines and lines[0].start is not None:
         return _with_lines(clip, lines, str(transcript))
     short = clip.seconds is None or clip.seconds <= cutting.longest
@@ -127,11 +136,11 @@ def cut(clip: Clip, root: Path, transcript: Path | None, cutting: Cutting) -> Cl
 
 def _with_lines(clip: Clip, lines: Sequence[Line], transcript: str) -> Clip:
     said = [line for line in lines if line.text is not None]
-    last = max(line.end or 0.0 for line in lines)
     if not said:
         raise DataError(f"{transcript} has times and no words.")
-    if clip.seconds is not None and last > clip.seconds + TOLERANCE:
-        raise DataError(f"{transcript} goes on to {last:.2f} s, and {clip.path} ends at {clip.seconds:.2f} s.")
+    last = lines[-1].start or 0.0, max(line.end or 0.0 for line in lines)
+    if clip.seconds is not None and (last[0] >= clip.seconds or last[1] > clip.seconds + TOLERANCE):
+        raise DataError(f"{transcript} goes on to {last[1]:.2f} s, and {clip.path} ends at {clip.seconds:.2f} s.")
     silent = [f"{line.start:.2f} s" for line in lines if line.text is None]
     notes = (f"left out {len(silent)} lines of {transcript} that have no words, at {some(silent)}.",) if silent else ()
     return replace(clip, utterances=tuple(_numbered(clip, said)), notes=notes)
@@ -159,18 +168,26 @@ def _stretches(clip: Clip, root: Path, cutting: Cutting) -> tuple[list[Stretch],
     seconds = clip.seconds or 0.0
     if not clip.sound:
         return even_windows(seconds, cutting.longest), ("it has no sound to cut it by: windows of equal length.",)
-    found = windows_of_sound(_sound(clip, root), cutting)
+    found = windows_of_speech(_levels(clip, root), cutting)
     if not found:
         return even_windows(seconds, cutting.longest), ("no speech was found in it: windows of equal length.",)
     return [(begin, min(end, seconds)) for begin, end in found if begin < seconds], ()
 
 
-def _sound(clip: Clip, root: Path) -> NDArray[np.float32]:
-    """All of a clip's sound, mono."""
-    heard = decode(root, Utterance(id=clip.name, path=clip.name), [Needs(audio_hz=RATE_HZ)])
-    if "audio" in heard.unreadable:
-        raise DataError(f"{heard.unreadable['audio'].reason}. It cannot be cut into windows.")
-    return heard.audio[RATE_HZ]
+def _levels(clip: Clip, root: Path) -> NDArray[np.float64]:
+    """How loud a clip is at each frame of `extract/windows.py`; a long one is heard piece by piece."""
+    starts = list(range(0, max(1, int(clip.seconds or 0)), PIECE_SECONDS))
+    found = []
+    for start in starts:
+        end = start + PIECE_SECONDS if start != starts[-1] else None
+        piece = Utterance(id=clip.name, path=clip.name, start=start or None, end=end)
+        heard = decode(root, piece, [Needs(audio_hz=RATE_HZ)])
+        if "audio" in heard.unreadable:
+            raise DataError(f"{heard.unreadable['audio'].reason}. It cannot be cut into windows.")
+        level = levels(heard.audio[RATE_HZ])
+        missing = 0 if end is None else max(0, PIECE_SECONDS * FRAMES_PER_SECOND - len(level))
+        found.append(np.pad(level, (0, missing), mode="edge") if len(level) else level)
+    return np.concatenate(found)
 
 
 def listen(clip: Clip, root: Path, recogniser: Recogniser) -> Clip:

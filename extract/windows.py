@@ -54,14 +54,13 @@ class Cutting(Spec):
         return self
 
 
-def windows_of_sound(sound: NDArray[np.float32], cutting: Cutting) -> list[Stretch]:
+def windows_of_speech(level: NDArray[np.float64], cutting: Cutting) -> list[Stretch]:
     """Windows of speech, in order; none where there is no speech.
 
     Args:
-        sound: mono at 16 kHz (S,).
+        level: of each frame of the sound, in dB of full scale (F,).
         cutting: the bounds.
     """
-    level = levels(sound)
     stretches = _joined(speech(level), round(cutting.pause * FRAMES_PER_SECOND))
     wide = _widened(stretches, round(MARGIN * FRAMES_PER_SECOND), len(level))
     most, least = (round(seconds * FRAMES_PER_SECOND) for seconds in (cutting.longest, cutting.shortest))
@@ -77,7 +76,7 @@ def even_windows(seconds: float, longest: float) -> list[Stretch]:
 
 
 def levels(sound: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The level of each frame in dB of full scale (F,); what is left of a frame at the end is not looked at."""
+    """The level of each frame of mono sound at 16 kHz, in dB of full scale: of (S,) samples (F,), F = S // 320."""
     frames = sound[: len(sound) // _SAMPLES * _SAMPLES].reshape(-1, _SAMPLES)
     power: NDArray[np.float64] = np.mean(np.square(frames, dtype=np.float64), axis=1)
     return 10 * np.log10(power + 1e-10)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cache_schema.errors import MerError, SettingsError
+from cache_schema.errors import DataError, MerError, SettingsError
 from extract.dataset import read_csv, read_text
 from extract.random_weights import make_random_checkpoint
 from extract.recognition import Heard, Recogniser
@@ -193,6 +193,29 @@ def test_a_long_clip_is_cut_at_pauses_and_whisper_writes_what_is_said(
     heard.clear()
     (clip,) = mer(*words, "--no-recognition").json["clips"]
     assert heard == [] and all("text" in u["missing"] for u in clip["utterances"])
+
+
+def test_a_very_long_clip_is_heard_piece_by_piece(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from extract import clips
+    from extract.windows import Cutting
+
+    root, (clip,) = clips.open_clips([talk])
+    whole = clips.cut(clip, root, None, Cutting()).utterances
+    monkeypatch.setattr(clips, "PIECE_SECONDS", 7)
+    pieces = clips.cut(clip, root, None, Cutting()).utterances
+    assert [(u.start, u.end) for u in pieces] == [(u.start, u.end) for u in whole]
+    assert len(whole) == 2
+
+
+def test_a_transcript_of_a_longer_clip_is_refused(talk: Path, tmp_path: Path) -> None:
+    from extract import clips
+    from extract.windows import Cutting
+
+    root, (clip,) = clips.open_clips([talk])
+    for start, end in ((19.0, 21.0), (20.2, 20.4)):
+        (tmp_path / "a.csv").write_text(f"start,end,text\n{start},{end},no\n", "utf-8")
+        with pytest.raises(DataError, match=r"goes on to .* ends at 20\.00 s"):
+            clips.cut(clip, root, tmp_path / "a.csv", Cutting())
 
 
 def test_whisper_that_is_not_at_hand_is_asked_for(

@@ -10,10 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache_schema.errors import SettingsError
-from extract.windows import RATE_HZ, Cutting, even_windows, windows_of_sound
+from extract.windows import RATE_HZ, Cutting, Stretch, even_windows, levels, windows_of_speech
 
 SPOKEN = [(1.0, 3.2), (4.5, 5.6), (5.9, 8.0), (12.0, 14.5)]
 """The pause of 0.3 s is none by the default of 0.5 s."""
+
+
+def windows_of_sound(sound: np.ndarray, cutting: Cutting) -> list[Stretch]:
+    return windows_of_speech(levels(sound), cutting)
 
 
 def talk(spoken: list[tuple[float, float]], seconds: float, level: float = 0.2, floor: float = 0.002) -> np.ndarray:
