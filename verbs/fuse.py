@@ -98,6 +98,10 @@ def fuse_train(
         bool | None,
         typer.Option("--together/--apart", help="Train the seeds as one program; default: where there is a GPU."),
     ] = None,
+    window: Annotated[
+        float | None,
+        typer.Option(min=1, help="Read the data in windows of so many MB; default: where they do not fit."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train an architecture on cached features, with several seeds; the test split is opened once, at the end.
@@ -127,8 +131,10 @@ def fuse_train(
             fresh=fresh,
             profile=profile,
             together=together,
+            window_bytes=None if window is None else round(window * 1e6),
             progress=progress,
             say=say,
+            inform=say,
         )
     if profile:
         print_profile(result)
