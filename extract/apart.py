@@ -92,7 +92,7 @@ def _child(site: Site, requests: Sequence[Request]) -> subprocess.Popen[bytes]:
     assert child.stdin is not None
     try:
         with child.stdin as pipe:
-            pickle.dump((site.work, site.worker, site.threads, list(requests)), pipe)
+            pickle.dump((site.work, site.worker, site.rank, site.threads, list(requests)), pipe)
     except BrokenPipeError:
         pass  # it has died already, which the reader finds
     return child
@@ -122,9 +122,9 @@ def serve() -> NoReturn:
 
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)  # what libraries print must not get between the answers
-        work, worker, threads, requests = pickle.load(sys.stdin.buffer)
+        work, worker, rank, threads, requests = pickle.load(sys.stdin.buffer)
         try:
-            site = Site(work, worker, threads)
+            site = Site(work, worker, rank, threads)
             site.limit_torch()
             for utterance, numbers in requests:
                 jobs = [site.jobs[number] for number in numbers]

@@ -18,10 +18,11 @@ import signal
 import threading
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
@@ -261,6 +262,8 @@ class _Dispatch:
         self.tally, self.say = tally, say
         self.known: set[str] = set()
         """Addresses of workers that are fit for this run."""
+        self.ranks: dict[str, int] = {}
+        """Number of each worker that is there among those of its host."""
         self.running: dict[str, tuple[Any, _Stretch]] = {}
         """By the worker's address, its task and the stretch."""
         self.over: Queue[Any] = Queue()
@@ -295,16 +298,18 @@ class _Dispatch:
         if self.client.status != "running":
             raise CancelledError
         try:
-            there = set(self.client.scheduler_info()["workers"])
-            new = there - self.known
-            answers = self.client.run(unfit, self.work, workers=list(new), on_error="return") if new else {}
+            hosts = {address: facts["host"] for address, facts in self.client.scheduler_info()["workers"].items()}
+            self.ranks = ranked(hosts, self.ranks)
+            new = hosts.keys() - self.known
+            ask = partial(self.client.run, unfit, self.work, self.ranks, on_error="return")
+            answers = ask(workers=list(new)) if new else {}
         except OSError as error:
             raise CancelledError from error
-        if not there and not self.known and self.address is not None:
+        if not hosts and not self.known and self.address is not None:
             self.say(f"No worker is there yet: waiting. `dask worker {self.address}` starts one.")
             self.known.add("")
         self.known |= {worker for worker, answer in answers.items() if self._fit(worker, answer)}
-        return there & self.known
+        return hosts.keys() & self.known
 
     def _fit(self, worker: str, answer: Any) -> bool:
         """Whether a worker has answered that it can do the run; one that has gone again has not.
@@ -330,7 +335,7 @@ class _Dispatch:
 
     def _submit(self, address: str, stretch: _Stretch) -> None:
         key = f"mer-{self.work.run}-{stretch.number}-{uuid.uuid4().hex}"
-        task = self.work, stretch.number, stretch.pieces, stretch.alone
+        task = self.work, self.ranks[address], stretch.number, stretch.pieces, stretch.alone
         future = self.client.submit(extract_stretch, *task, key=key, workers=[address], pure=False)
         self.running[address] = (future, stretch)
         future.add_done_callback(self.over.put)
@@ -363,6 +368,20 @@ class _Dispatch:
             "Workers died over one stretch again and again, even with each utterance in a process of its own: is there "
             "memory enough? What was finished is kept; run the same command again to go on."
         )
+
+
+def ranked(hosts: Mapping[str, str], before: Mapping[str, int]) -> dict[str, int]:
+    """Each worker's number among those of its host: it keeps what it had, and a new one takes the lowest that is free.
+
+    Args:
+        hosts: host of each worker that is there, by its address.
+        before: the numbers until now, some of workers that are gone.
+    """
+    ranks = {address: before[address] for address in hosts if address in before}
+    for address in hosts.keys() - ranks.keys():
+        taken = {ranks[other] for other in ranks if hosts[other] == hosts[address]}
+        ranks[address] = next(rank for rank in range(len(taken) + 1) if rank not in taken)
+    return ranks
 
 
 class _Tally:

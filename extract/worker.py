@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import platform
-import re
 import signal
 import threading
 import time
@@ -114,7 +113,8 @@ class Site:
 
     Args:
         work: what the run told.
-        worker: the worker's name; the number that it ends with says which GPU it takes.
+        worker: the worker's name.
+        rank: its number among the workers of its host, which says which GPU it takes.
         threads: for torch and for decoding.
         before: the process's last run, whose encoders are kept where this one has the same.
 
@@ -124,12 +124,12 @@ class Site:
         StoreError: the store is not visible here, is another one, or cannot be written.
     """
 
-    def __init__(self, work: Work, worker: str, threads: int, before: Site | None = None) -> None:
-        self.work, self.worker, self.threads = work, worker, threads
+    def __init__(self, work: Work, worker: str, rank: int, threads: int, before: Site | None = None) -> None:
+        self.work, self.worker, self.rank, self.threads = work, worker, rank, threads
         self._require_version()
         self._require_root()
         store = self._open_store()
-        self.device = device_for(work.device, worker)
+        self.device = device_for(work.device, rank)
         self.jobs = [self._job(feature, store) for feature in work.features]
         if before is not None and before.device == self.device:
             for job in self.jobs:
@@ -249,8 +249,8 @@ class _Counter:
         return Done(self._stretch, self._attempt, self._rows, self._failed, encoded, *who, seconds, waited)
 
 
-def device_for(asked: str, worker: str) -> str:
-    """The torch device of the worker called `worker`.
+def device_for(asked: str, rank: int) -> str:
+    """The torch device of the worker with this number among those of its host.
 
     Raises:
         SettingsError: there is no such device here.
@@ -260,8 +260,7 @@ def device_for(asked: str, worker: str) -> str:
         return device
     import torch
 
-    number = re.search(r"\d+$", worker)
-    return f"{device}:{int(number[0]) % torch.cuda.device_count() if number else 0}"
+    return f"{device}:{rank % torch.cuda.device_count()}"
 
 
 # ------------------------------------------------------------------------------------------------ tasks of dask
@@ -270,18 +269,18 @@ _site: Site | None = None
 """The run that this process worked on last, with its loaded encoders."""
 
 
-async def unfit(work: Work, dask_worker: Any = None) -> tuple[str | None, dict[str, str]]:
+async def unfit(work: Work, ranks: Mapping[str, int], dask_worker: Any = None) -> tuple[str | None, dict[str, str]]:
     """Why this worker cannot do the run, None where it can; and its versions. For `distributed.Client.run`."""
     if work.local and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the run, which ends its workers
     try:
-        await asyncio.to_thread(_site_of, work, dask_worker)
+        await asyncio.to_thread(_site_of, work, ranks[dask_worker.address], dask_worker)
     except MerError as error:
         return str(error), versions()
     return None, versions()
 
 
-def extract_stretch(work: Work, stretch: int, pieces: Sequence[Piece], alone: bool) -> Done:
+def extract_stretch(work: Work, rank: int, stretch: int, pieces: Sequence[Piece], alone: bool) -> Done:
     """The task: `Site.extract`, or with `alone` `Site.extract_apart`."""
     from distributed import get_worker
 
@@ -290,7 +289,7 @@ def extract_stretch(work: Work, stretch: int, pieces: Sequence[Piece], alone: bo
     def tell(done: Done) -> None:
         worker.log_event(topic(work.run), vars(done))
 
-    site = _site_of(work, worker)
+    site = _site_of(work, rank, worker)
     return (site.extract_apart if alone else site.extract)(stretch, pieces, tell)
 
 
@@ -299,12 +298,12 @@ def topic(run: str) -> str:
     return f"mer-{run}"
 
 
-def _site_of(work: Work, worker: Any) -> Site:
+def _site_of(work: Work, rank: int, worker: Any) -> Site:
     """What this process has of the run, made at the first call."""
     global _site
     if _site is None or _site.work.run != work.run:
         try:
-            _site = Site(work, str(worker.name), work.threads or worker.state.nthreads, _site)
+            _site = Site(work, str(worker.name), rank, work.threads or worker.state.nthreads, _site)
         except MerError as error:
             raise type(error)(f"{worker.address}: {error}") from error
     return _site

@@ -337,9 +337,9 @@ def work(run: Any, monkeypatch: pytest.MonkeyPatch) -> Work:
     ],
 )
 def test_what_a_worker_lacks_is_named(work: Work, changes: dict[str, Any], message: str) -> None:
-    Site(work, "0", 1)
+    Site(work, "0", 0, 1)
     with pytest.raises(MerError, match=message):
-        Site(replace(work, **changes), "0", 1)
+        Site(replace(work, **changes), "0", 0, 1)
 
 
 def test_a_place_where_a_worker_cannot_write_is_named(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,7 +348,7 @@ def test_a_place_where_a_worker_cannot_write_is_named(work: Work, monkeypatch: p
 
     monkeypatch.setattr("cache_schema.storage.local.LocalStorage.put_if_absent", refuse)
     with pytest.raises(MerError, match="no permission"):
-        Site(work, "0", 1)
+        Site(work, "0", 0, 1)
 
 
 def test_a_hosts_workers_are_spread_over_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,6 +356,14 @@ def test_a_hosts_workers_are_spread_over_its_gpus(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    names = ["0", "1", "2", "SLURMCluster-0-3", "gpu"]
-    assert [device_for("auto", name) for name in names] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
-    assert device_for("cpu", "1") == "cpu"
+    assert [device_for("auto", rank) for rank in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert device_for("cpu", 1) == "cpu"
+
+
+def test_a_worker_that_is_started_anew_takes_the_gpu_that_became_free() -> None:
+    ranks = cluster.ranked({"a": "one", "b": "one", "c": "one", "d": "two"}, {})
+    assert (sorted(ranks[name] for name in "abc"), ranks["d"]) == ([0, 1, 2], 0)
+    gone, *rest = sorted("abc", key=lambda name: ranks[name])
+    later = cluster.ranked(dict.fromkeys([*rest, "new"], "one") | {"d": "two"}, ranks)
+    assert later["new"] == ranks[gone]
+    assert [later[name] for name in rest] == [ranks[name] for name in rest]
