@@ -6,6 +6,7 @@ Exit 0: done. 1: it could not be done, with one line that says what, where and w
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import math
 import os
@@ -36,7 +37,8 @@ from terminal import (
     say,
     table_of,
 )
-from verbs.options import DEFAULT_STORE, AsJson, DatasetName, StorePath, listed
+from verbs import completion
+from verbs.options import DEFAULT_STORE, AsJson, StorePath, listed
 
 HERE = Path(__file__).resolve().parent
 LONGEST_MESSAGE = 1000
@@ -56,12 +58,30 @@ app.command("predict")(verbs.predict.predict)
 app.command("report")(verbs.report.report)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        OUT.print(importlib.metadata.version("mer"))
+        raise typer.Exit
+
+
+@app.callback()
+def _mer(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 # ---------------------------------------------------------------------------------------------------- stage one
 
 
 @app.command()
 def datasets(as_json: AsJson = False) -> None:
-    """List the datasets that can be read, and what each needs on disk."""
+    """List the datasets that can be read, and what each needs on disk.
+
+    Example: mer datasets --json
+    """
     from extract.datasets import DATASETS
 
     found = {name: DATASETS.load(name) for name in DATASETS.names()}
@@ -75,7 +95,10 @@ def datasets(as_json: AsJson = False) -> None:
 
 @app.command()
 def encoders(as_json: AsJson = False) -> None:
-    """List the encoders, the checkpoint each reads, and its settings."""
+    """List the encoders, the checkpoint each reads, and its settings.
+
+    Example: mer encoders
+    """
     from extract.encoders import ENCODERS
 
     found = {name: ENCODERS.load(name) for name in ENCODERS.names()}
@@ -100,11 +123,17 @@ def encoders(as_json: AsJson = False) -> None:
 
 @app.command()
 def extract(
-    dataset: DatasetName,
+    dataset: Annotated[
+        str, typer.Option(help="What is read; `mer datasets` lists them.", autocompletion=completion.adapters)
+    ],
     root: Annotated[Path | None, typer.Option(help="The data root; default $MER_DATA/DATASET.")] = None,
     store: StorePath = DEFAULT_STORE,
     encoders: Annotated[
-        str, typer.Option(help="Comma-separated encoders; default those for the corpus and its language.")
+        str,
+        typer.Option(
+            help="Comma-separated encoders; default those for the corpus and its language.",
+            autocompletion=completion.encoders,
+        ),
     ] = "",
     weights: Annotated[
         str | None,
@@ -210,7 +239,10 @@ def _default_root(dataset: str) -> Path:
 
 @app.command()
 def doctor(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
-    """Say what is installed, what device there is, what is missing, and how to mend it."""
+    """Say what is installed, what device there is, what is missing, and how to mend it.
+
+    Example: mer doctor --store /shared/features
+    """
     from extract.doctor import examine
 
     findings = examine(store)
@@ -256,6 +288,8 @@ def demo(
 
     The clips are drawn and synthesised, the encoders are small and have random weights: the numbers say that the
     pipeline works, and nothing about emotions.
+
+    Example: mer demo --seeds 3 --out /tmp/demo
     """
     from extract.random_weights import make_random_checkpoint
     from extract.run import extract as run_extract
@@ -340,6 +374,12 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, not loaded here
+            where = "this machine's memory" if isinstance(error, MemoryError) else "the GPU's memory"
+            _fail(
+                f"{where} is full ({first_line(error) or 'out of memory'}). Free some of it, or ask for less: a smaller "
+                "batch_size, fewer --jobs, a smaller --window, or --device cpu. What was finished is kept."
+            )
         _fail(f"{type(error).__name__}: {first_line(error)}. This is a fault in mer itself; --debug shows where.")
 
 

@@ -10,11 +10,11 @@ import typer
 
 from cache_schema.errors import DataError
 from terminal import OUT, print_json, row_bar, table_of
-from verbs.options import DEFAULT_STORE, AsJson, StorePath, listed
+from verbs.options import DEFAULT_STORE, AsJson, DatasetName, StorePath, listed
 
 
 def check(
-    dataset: Annotated[str, typer.Option("--dataset", help="The dataset's name in the store.")],
+    dataset: DatasetName,
     store: StorePath = DEFAULT_STORE,
     root: Annotated[Path | None, typer.Option(help="The data root: opens every clip, and finds silence.")] = None,
     transcripts: Annotated[

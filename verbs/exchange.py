@@ -22,7 +22,10 @@ def store_formats(
     name: Annotated[str | None, typer.Argument(metavar="[FORMAT]", help="Only this one, with its settings.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the formats that features can be imported from and exported to, and a format's layout and settings."""
+    """List the formats that features can be imported from and exported to, and a format's layout and settings.
+
+    Example: mer store formats mmsa
+    """
     from cache_schema.exchange.formats import FORMATS
     from cache_schema.exchange.recipes import RECIPES
 

@@ -18,7 +18,7 @@ from terminal import (
     say,
     table_of,
 )
-from verbs import studies
+from verbs import completion, studies
 from verbs.fuse_options import (
     Arch,
     Device,
@@ -45,7 +45,10 @@ app = typer.Typer(
 
 @app.command("archs")
 def fuse_archs(as_json: AsJson = False) -> None:
-    """List the fusion architectures, and the baselines to measure them against."""
+    """List the fusion architectures, and the baselines to measure them against.
+
+    Example: mer fuse archs
+    """
     from fuse.describe import list_archs
 
     found = list_archs()
@@ -60,10 +63,13 @@ def fuse_archs(as_json: AsJson = False) -> None:
 
 @app.command("show")
 def fuse_show(
-    arch: Annotated[str, typer.Argument(help="The architecture.")],
+    arch: Annotated[str, typer.Argument(help="The architecture.", autocompletion=completion.archs)],
     as_json: AsJson = False,
 ) -> None:
-    """Show an architecture: its paper and readings, every setting with its default and meaning, and its size."""
+    """Show an architecture: its paper and readings, every setting with its default and meaning, and its size.
+
+    Example: mer fuse show symphonia
+    """
     from fuse.describe import describe
 
     found = describe(arch)
@@ -153,7 +159,10 @@ def fuse_eval(
     allow_changed: Annotated[bool, typer.Option("--allow-changed", help="Measure although the data changed.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Reload a run's models and measure them again: the same numbers, to the bit, on the same machine and device."""
+    """Reload a run's models and measure them again: the same numbers, to the bit, on the same machine and device.
+
+    Example: mer fuse eval runs/hff-meld-1
+    """
     from fuse.evaluate import evaluate_run
 
     found = evaluate_run(run, store_path=store, split=split, device=device, allow_changed=allow_changed)

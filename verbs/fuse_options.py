@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from verbs import completion
 from verbs.options import listed
 
 if TYPE_CHECKING:
     from fuse.protocols import Protocol
 
-Arch = Annotated[str, typer.Option(help="The architecture; `mer fuse archs` lists them.")]
+Arch = Annotated[
+    str, typer.Option(help="The architecture; `mer fuse archs` lists them.", autocompletion=completion.archs)
+]
 Seeds = Annotated[int, typer.Option(min=1, help="Train with the seeds 0 to N-1.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="field=value; repeatable. See `mer fuse show`.")]
 Modalities = Annotated[str, typer.Option(help="Comma-separated, as text,speech; default all there are.")]

@@ -10,13 +10,17 @@ import typer
 
 from cache_schema.errors import DataError
 from terminal import OUT, print_json, say, table_of
+from verbs import completion
 from verbs.options import AsJson
 
 app = typer.Typer(
     help="The checkpoints that the encoders run on: list, fetch, check.", no_args_is_help=True, rich_markup_mode=None
 )
 
-Names = Annotated[list[str] | None, typer.Argument(help="Encoders, or face-landmarker; all, if none is named.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(help="Encoders, or face-landmarker; all, if none is named.", autocompletion=completion.models),
+]
 Weights = Annotated[
     str | None, typer.Option(help="A folder of checkpoints, as for `mer extract`; default the hub's local cache.")
 ]
@@ -27,6 +31,8 @@ def models_list(weights: Weights = None, as_json: AsJson = False) -> None:
     """List every checkpoint: hub id, revision, size, licence, what it is for, and whether it is at hand.
 
     A revision is the commit at hand; nothing is written there that was not seen. `mer models pull` records it.
+
+    Example: mer models list --weights /shared/weights
     """
     from extract.models import listing
 
@@ -81,6 +87,8 @@ def models_verify(
 
     With --golden each runs on a short clip and a sentence, and its features are compared with those of the first run
     of the same weights. No figures come with this version: the first run on a machine records them in mer's cache.
+
+    Example: mer models verify --weights /shared/weights --golden
     """
     from extract.golden import compare
     from extract.models import BAD, verify

@@ -6,12 +6,21 @@ from typing import Annotated
 
 import typer
 
+from verbs import completion
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 StorePath = Annotated[
     str, typer.Option("--store", envvar="MER_STORE", help="The feature store: a folder, or s3://BUCKET/PREFIX.")
 ]
 DatasetName = Annotated[
-    str, typer.Option("--dataset", help="The dataset's name; `mer datasets` lists what can be read.")
+    str,
+    typer.Option("--dataset", help="The dataset's name in the store.", autocompletion=completion.stored_datasets),
+]
+StoredDataset = Annotated[
+    str, typer.Argument(help="The dataset's name in the store.", autocompletion=completion.stored_datasets)
+]
+StoredFeature = Annotated[
+    str, typer.Argument(help="The feature's name, or name@fingerprint.", autocompletion=completion.stored_features)
 ]
 DEFAULT_STORE = "./features"
 

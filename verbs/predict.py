@@ -91,7 +91,7 @@ def predict(
 
 
 def _show(found: Prediction) -> None:
-    from verbs.prediction import clock, in_words
+    from verbs.prediction import clock, in_words, own_uncertainty
 
     target = found.trained.target
     regression = target.kind == "regression"
@@ -106,7 +106,8 @@ def _show(found: Prediction) -> None:
             *([] if regression else ["entropy"]),
         ]
         several = not regression and len(found.trained.members) > 1
-        table = table_of(*head, *(["disagreement"] if several else []), "weights", "masked", "text")
+        own = ["of its own"] if any(a.own for _, a in found.of(clip)) else []
+        table = table_of(*head, *(["disagreement"] if several else []), *own, "weights", "masked", "text")
         for utterance, a in found.of(clip):
             sure = a.uncertainty or {}
             cells = [clock(utterance.start or 0.0), clock(utterance.end or clip.seconds), in_words(a)]
@@ -115,6 +116,7 @@ def _show(found: Prediction) -> None:
             )
             cells += [] if regression else [_number(sure.get("entropy"))]
             cells += [_number(sure.get("disagreement"))] if several else []
+            cells += [own_uncertainty(a)] if own else []
             family = next(iter((a.weights or {}).values()), {})
             cells += [" ".join(f"{m} {w:.2f}" for m, w in family.items()), ", ".join(a.missing), utterance.text or ""]
             table.add_row(*cells)

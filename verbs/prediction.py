@@ -89,16 +89,14 @@ class Prediction:
         target = self.trained.target
         modalities = list(self.trained.features)
         families = list(dict.fromkeys(f for a in self.answers.values() for f in a.weights or {}))
+        drawn = list(dict.fromkeys(n for a in self.answers.values() for n in a.drawn or {}))
         uncertain = list(dict.fromkeys(n for a in self.answers.values() for n in a.uncertainty or {}))
         names = target.classes if target.kind != "regression" else (target.name,)
         columns = ["clip", "id", "start", "end", "speaker", "text", "recognised", "prediction"]
         columns += [f"probability_{c}" for c in target.classes]
         columns += [f"sd_{name}" for name in names]
-        columns += [
-            *uncertain,
-            *(f"{f}_{m}" for f in families for m in modalities),
-            *(f"missing_{m}" for m in modalities),
-        ]
+        columns += [*uncertain, *(f"{f}_{m}" for f in families for m in modalities), *drawn]
+        columns += [f"missing_{m}" for m in modalities]
         file = io.StringIO()
         out = csv.writer(file, lineterminator="\n")
         out.writerow(columns)
@@ -110,7 +108,7 @@ class Prediction:
                 row += [spread.get(name) for name in names]
                 row += [(a.uncertainty or {}).get(n) for n in uncertain]
                 row += [(a.weights or {}).get(f, {}).get(m) for f in families for m in modalities]
-                row += [a.missing.get(m) for m in modalities]
+                row += [(a.drawn or {}).get(n) for n in drawn] + [a.missing.get(m) for m in modalities]
                 out.writerow([_cell(value) for value in row])
         return file.getvalue()
 
@@ -212,6 +210,11 @@ def in_words(a: Answer) -> str:
     if isinstance(a.prediction, list):
         return " + ".join(a.prediction) or "none"
     return a.prediction if isinstance(a.prediction, str) else f"{a.prediction:.3f}"
+
+
+def own_uncertainty(a: Answer) -> str:
+    """What the architecture itself says about how sure it is, in words."""
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in a.own.items())
 
 
 def clock(seconds: float | None) -> str:

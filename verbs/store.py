@@ -13,7 +13,7 @@ import typer
 from cache_schema.errors import DataError
 from terminal import OUT, print_json, table_of
 from verbs import exchange
-from verbs.options import DEFAULT_STORE, AsJson, StorePath, listed
+from verbs.options import DEFAULT_STORE, AsJson, StoredDataset, StoredFeature, StorePath, listed
 
 if TYPE_CHECKING:
     from cache_schema.feature import Feature
@@ -27,7 +27,10 @@ exchange.register(app)
 
 @app.command("ls")
 def store_ls(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
-    """List what a store holds: features, their samples, size and who made them."""
+    """List what a store holds: features, their samples, size and who made them.
+
+    Example: mer store ls --store s3://lab/features
+    """
     from cache_schema.store import FeatureStore
 
     opened = FeatureStore.open(store, mode="r")
@@ -50,8 +53,8 @@ def store_ls(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
 
 @app.command("show")
 def store_show(
-    dataset: Annotated[str, typer.Argument(help="The dataset's name in the store.")],
-    feature: Annotated[str, typer.Argument(help="The feature's name, or name@fingerprint.")],
+    dataset: StoredDataset,
+    feature: StoredFeature,
     utterance: Annotated[str | None, typer.Argument(help="An utterance's id: it is drawn over time.")] = None,
     store: StorePath = DEFAULT_STORE,
     root: Annotated[Path | None, typer.Option(help="The data root, to draw the clip's sound and pictures too.")] = None,
@@ -108,8 +111,8 @@ def _show_utterance(
 
 @app.command("plot")
 def store_plot(
-    dataset: Annotated[str, typer.Argument(help="The dataset's name in the store.")],
-    feature: Annotated[str, typer.Argument(help="The feature's name, or name@fingerprint.")],
+    dataset: StoredDataset,
+    feature: StoredFeature,
     store: StorePath = DEFAULT_STORE,
     by: Annotated[
         str, typer.Option(help="What colours the points: label, speaker, split, dialogue or a target; one panel each.")
@@ -147,13 +150,15 @@ def store_plot(
 
 @app.command("card")
 def store_card(
-    dataset: Annotated[str, typer.Argument(help="The dataset's name in the store.")],
+    dataset: StoredDataset,
     store: StorePath = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
     """Print a dataset's card: terms, contents, features, what it lacks, what it is not for. Markdown.
 
     The same card lies in the store as cards/DATASET.md, as of the last extraction.
+
+    Example: mer store card meld
     """
     from cache_schema.store import FeatureStore
     from extract.card import data_card
@@ -178,6 +183,8 @@ def store_verify(
     """Check a store: documents, digests and sizes; with --deep the sha256 of every file.
 
     With --dataset NAME --media ROOT it says which clips were replaced since they were extracted.
+
+    Example: mer store verify --dataset meld --deep
     """
     from cache_schema.store import FeatureStore
     from cache_schema.verify import verify
@@ -228,7 +235,10 @@ def store_repair(
     deep: Annotated[bool, typer.Option("--deep", help="Read every byte and compare its sha256.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Drop what `mer store verify` finds damaged, so that `mer extract` computes that again and nothing else."""
+    """Drop what `mer store verify` finds damaged, so that `mer extract` computes that again and nothing else.
+
+    Example: mer store repair --dataset meld
+    """
     from cache_schema.repair import repair
 
     _print_findings(store, repair(_writable(store), dataset=dataset, deep=deep), "dropped", as_json)
@@ -242,7 +252,10 @@ def store_gc(
     ] = 48.0,
     as_json: AsJson = False,
 ) -> None:
-    """Remove what interrupted writers left behind."""
+    """Remove what interrupted writers left behind.
+
+    Example: mer store gc
+    """
     from cache_schema.repair import gc
 
     _print_findings(store, gc(_writable(store), older_than_hours), "removed", as_json)
@@ -250,12 +263,15 @@ def store_gc(
 
 @app.command("rm")
 def store_rm(
-    dataset: Annotated[str, typer.Argument(help="The dataset's name in the store.")],
-    feature: Annotated[str, typer.Argument(help="The feature's name, or name@fingerprint.")],
+    dataset: StoredDataset,
+    feature: StoredFeature,
     store: StorePath = DEFAULT_STORE,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Remove a feature from the store, for everybody who shares it."""
+    """Remove a feature from the store, for everybody who shares it.
+
+    Example: mer store rm meld hubert@1a2b3c4d
+    """
     from cache_schema.repair import remove_feature
 
     opened = _writable(store)
@@ -273,7 +289,7 @@ IdsFile = Annotated[Path | None, typer.Option("--from", help="A file with more i
 
 @app.command("delete-samples")
 def store_delete_samples(
-    dataset: Annotated[str, typer.Argument(help="The dataset's name in the store.")],
+    dataset: StoredDataset,
     ids: Ids = None,
     ids_from: IdsFile = None,
     store: StorePath = DEFAULT_STORE,
@@ -284,6 +300,8 @@ def store_delete_samples(
     A deleted sample is in no listing, no training and no extraction any more, and `mer extract` does not bring it
     back; `mer store restore-samples` does. Its bytes stay in the files that hold it together with others: to have
     them gone, remove the dataset's features (`mer store rm`) and extract into a new store.
+
+    Example: mer store delete-samples meld train/dia0_utt0
     """
     opened = _writable(store)
     wanted = _ids(ids, ids_from)
@@ -294,12 +312,15 @@ def store_delete_samples(
 
 @app.command("restore-samples")
 def store_restore_samples(
-    dataset: Annotated[str, typer.Argument(help="The dataset's name in the store.")],
+    dataset: StoredDataset,
     ids: Ids = None,
     ids_from: IdsFile = None,
     store: StorePath = DEFAULT_STORE,
 ) -> None:
-    """Bring deleted samples back; `mer extract` then computes their features again."""
+    """Bring deleted samples back; `mer extract` then computes their features again.
+
+    Example: mer store restore-samples meld train/dia0_utt0
+    """
     restored = _writable(store).restore_samples(dataset, _ids(ids, ids_from))
     OUT.print(f"Restored {restored} samples of {dataset}; their features are missing until `mer extract` runs.")
 

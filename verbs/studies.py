@@ -136,6 +136,8 @@ def ablate(
     """Train what the ablation tables of an architecture's paper compare, and print them with its numbers beside ours.
 
     What is done is not trained again: the same command goes on with an ablation that was interrupted.
+
+    Example: mer fuse ablate --arch hff --dataset meld --table 2
     """
     from fuse.ablate import ablate as run_ablation
 
@@ -178,7 +180,10 @@ def compare(
     draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the utterances.")] = 2000,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two runs on the same test utterances: over the seeds that both have, and over the utterances."""
+    """Compare two runs on the same test utterances: over the seeds that both have, and over the utterances.
+
+    Example: mer fuse compare runs/hff-meld-1 runs/mult-meld-1
+    """
     from fuse.compare import compare_runs
 
     found = compare_runs(first, second, test=test, draws=draws)
@@ -217,7 +222,10 @@ def robustness(
     jobs: Jobs = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a run against the share of utterances whose modality is missing or noised, for each modality."""
+    """Measure a run against the share of utterances whose modality is missing or noised, for each modality.
+
+    Example: mer fuse robustness runs/hff-meld-1 --modalities vision --kind noise
+    """
     from fuse.metrics import names
     from fuse.robustness import robustness as measure
     from fuse.run import load
@@ -260,7 +268,10 @@ def export(
     folder: Annotated[Path, typer.Argument(help="Where the model goes.")],
     seed: Annotated[int | None, typer.Option(help="Which seed's model; default the first.")] = None,
 ) -> None:
-    """Write a run's model as a folder that `fuse.load` reads without the run."""
+    """Write a run's model as a folder that `fuse.load` reads without the run.
+
+    Example: mer fuse export runs/hff-meld-1 model
+    """
     from fuse.hub import save_pretrained
     from fuse.run import load
 
@@ -273,7 +284,10 @@ def push(
     seed: Annotated[int | None, typer.Option(help="Which seed's model; default the first.")] = None,
     public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
 ) -> None:
-    """Put a run's model on the Hugging Face hub; `fuse.load("hf:ORG/NAME")` reads it."""
+    """Put a run's model on the Hugging Face hub; `fuse.load("hf:ORG/NAME")` reads it.
+
+    Example: mer fuse push runs/hff-meld-1 ORG/NAME
+    """
     from fuse.hub import push_to_hub
     from fuse.run import load
 

@@ -20,7 +20,7 @@ from extract.clips import Clip
 from fuse.answers import Answer
 from fuse.report.page import STYLE, Figure, Text
 from fuse.report.plot import COLOURS, DASHES, Plot, spread
-from verbs.prediction import Prediction, clock, in_words
+from verbs.prediction import Prediction, clock, in_words, own_uncertainty
 
 EMBED_BYTES = 24 << 20
 """A clip up to this size lies in the page."""
@@ -263,6 +263,8 @@ def _table(found: Prediction, said: Said) -> str:
     heads = ["from", "to", target.name]
     heads += ["sd"] if regression and several else [] if regression else ["probabilities", "entropy"]
     heads += ["disagreement"] if several and not regression else []
+    own = any(a.own for _, a, *_ in said)
+    heads += ["of its own"] if own else []
     heads += ["masked", "speaker", "text"]
     body = []
     for u, a, start, end in said:
@@ -276,6 +278,7 @@ def _table(found: Prediction, said: Said) -> str:
                 _number((a.uncertainty or {}).get("entropy")),
             ]
             cells += [_number((a.uncertainty or {}).get("disagreement"))] if several else []
+        cells += [own_uncertainty(a)] if own else []
         cells += ["; ".join(f"{m}: {why}" for m, why in a.missing.items()), u.speaker or "", u.text or ""]
         body.append(
             f'<tr data-start="{start:g}" data-end="{end:g}"><th scope="row"><button type="button" '
