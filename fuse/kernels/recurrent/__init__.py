@@ -55,7 +55,7 @@ def recurrent(
     # Both biases are added outside, but for the third of a GRU's b_rec that r multiplies.
     bias = b_in + b_rec if lstm else b_in + F.pad(b_rec[..., : 2 * hidden], (0, hidden))
     gates = x.flatten(1, 2)[:, None] @ w_in.mT + bias[:, :, None]
-    gates = gates.reshape(*gates.shape[:2], *x.shape[1:3], -1).to(w_rec.dtype)  # half of it, under autocast
+    gates = gates.reshape(*gates.shape[:2], *x.shape[1:3], -1).to(w_rec.dtype)  # the scan is not for autocast
     return lstm_scan(gates, w_rec, lengths) if lstm else gru_scan(gates, w_rec, b_rec[..., 2 * hidden :], lengths)
 
 

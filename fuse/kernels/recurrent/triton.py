@@ -5,10 +5,11 @@ registers, transposed, so that the recurrent weights are the matrix units' left 
 right one. Units beyond the hidden width and sequences beyond the last have weights and inputs of zero, hence states of
 zero.
 
-Single precision on the matrix units: a number is two of half precision, the second what the first has rounded away, 22
-bits together, and three products of halves, summed in single precision, replace one. Of a gradient, whose size is not
-known beforehand, each sequence's largest number is divided out. With one part the first halves alone count, as many
-bits as TF32 keeps: so for tensors of half precision, and where `torch.set_float32_matmul_precision` allows it.
+Single precision on the matrix units: a number is two of half precision, the second what the first has rounded away, up
+to 22 bits together, and three products of halves, summed in single precision, replace one. Of a gradient, whose size is
+not known beforehand, each sequence's largest number is divided out; weights of 65504 and more become infinite. With one
+part the first halves alone count, as many bits as TF32 keeps: so for tensors of half precision, and where
+`torch.set_float32_matmul_precision` allows it.
 
 `resident` weights are read once and stay in shared memory. Where they do not fit, every step reads them anew, `chunk`
 columns at a time, and with them the state before, which the program itself has stored.
@@ -99,7 +100,7 @@ def gru_forward_kernel(
     unit = (j < hidden)[:, None]
     there = unit & (b < sequences)[None, :]
     length = tl.load(lengths + (run // directions) * sequences + b, mask=b < sequences, other=0)
-    steps = tl.max(length, 0).to(tl.int32)
+    steps = tl.minimum(tl.max(length, 0).to(tl.int32), frames)
     matrix: tl.constexpr = hidden * hidden
     w = run * 3 * matrix + j[:, None] * hidden
     c = tl.arange(0, chunk)
@@ -165,7 +166,7 @@ def gru_backward_kernel(
     unit = (j < hidden)[:, None]
     there = unit & (b < sequences)[None, :]
     length = tl.load(lengths + (run // directions) * sequences + b, mask=b < sequences, other=0)
-    steps = tl.max(length, 0).to(tl.int32)
+    steps = tl.minimum(tl.max(length, 0).to(tl.int32), frames)
     matrix: tl.constexpr = hidden * hidden
     w = run * 3 * matrix + j[:, None]  # transposed: a row is the state's unit, a column the gate's
     c = tl.arange(0, chunk)
@@ -242,7 +243,7 @@ def lstm_forward_kernel(
     unit = (j < hidden)[:, None]
     there = unit & (b < sequences)[None, :]
     length = tl.load(lengths + (run // directions) * sequences + b, mask=b < sequences, other=0)
-    steps = tl.max(length, 0).to(tl.int32)
+    steps = tl.minimum(tl.max(length, 0).to(tl.int32), frames)
     matrix: tl.constexpr = hidden * hidden
     w = run * 4 * matrix + j[:, None] * hidden
     c = tl.arange(0, chunk)
@@ -311,7 +312,7 @@ def lstm_backward_kernel(
     unit = (j < hidden)[:, None]
     there = unit & (b < sequences)[None, :]
     length = tl.load(lengths + (run // directions) * sequences + b, mask=b < sequences, other=0)
-    steps = tl.max(length, 0).to(tl.int32)
+    steps = tl.minimum(tl.max(length, 0).to(tl.int32), frames)
     matrix: tl.constexpr = hidden * hidden
     w = run * 4 * matrix + j[:, None]  # transposed: a row is the state's unit, a column the gate's
     c = tl.arange(0, chunk)
