@@ -38,7 +38,7 @@ from terminal import (
     table_of,
 )
 from verbs import completion
-from verbs.options import DEFAULT_STORE, AsJson, StorePath, listed
+from verbs.options import DEFAULT_STORE, AsJson, StorePath, Weights, listed
 
 HERE = Path(__file__).resolve().parent
 LONGEST_MESSAGE = 1000
@@ -135,12 +135,7 @@ def extract(
             autocompletion=completion.encoders,
         ),
     ] = "",
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="A folder, hf:ORG/NAME@REVISION, random, random-small, or encoder=one of these,...; default the hub."
-        ),
-    ] = None,
+    weights: Weights = None,
     name: Annotated[str | None, typer.Option(help="The dataset's name in the store; default its own.")] = None,
     crop: Annotated[str, typer.Option(help="What of a picture the vision encoders see: whole or face.")] = "whole",
     settings: Annotated[list[str] | None, typer.Option("--set", help="encoder.field=value; repeatable.")] = None,
@@ -375,9 +370,9 @@ def main() -> None:
         if debug:
             raise
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, not loaded here
-            where = "this machine's memory" if isinstance(error, MemoryError) else "the GPU's memory"
+            whose = "this machine's" if isinstance(error, MemoryError) else "the GPU's"
             _fail(
-                f"{where} is full ({first_line(error) or 'out of memory'}). Free some of it, or ask for less: a smaller "
+                f"{whose} memory is full ({first_line(error) or 'out of memory'}). Free some, or ask for less: a smaller "
                 "batch_size, fewer --jobs, a smaller --window, or --device cpu. What was finished is kept."
             )
         _fail(f"{type(error).__name__}: {first_line(error)}. This is a fault in mer itself; --debug shows where.")

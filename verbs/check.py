@@ -10,7 +10,7 @@ import typer
 
 from cache_schema.errors import DataError
 from terminal import OUT, print_json, row_bar, table_of
-from verbs.options import DEFAULT_STORE, AsJson, DatasetName, StorePath, listed
+from verbs.options import DEFAULT_STORE, AsJson, DatasetName, StorePath, Weights, listed
 
 
 def check(
@@ -20,7 +20,7 @@ def check(
     transcripts: Annotated[
         bool, typer.Option("--transcripts", help="Let Whisper hear every clip, and compare with its transcript.")
     ] = False,
-    weights: Annotated[str | None, typer.Option(help="Whisper's weights, as for `mer extract`.")] = None,
+    weights: Weights = None,
     allow: Annotated[str, typer.Option(help="Comma-separated checks whose leaks are known, as speakers.")] = "",
     similar: Annotated[
         float, typer.Option(min=0.5, max=1.0, help="Correlation from which on features are nearly the same.")

@@ -11,7 +11,7 @@ import typer
 from cache_schema.errors import DataError
 from terminal import OUT, print_json, say, table_of
 from verbs import completion
-from verbs.options import AsJson
+from verbs.options import AsJson, Weights
 
 app = typer.Typer(
     help="The checkpoints that the encoders run on: list, fetch, check.", no_args_is_help=True, rich_markup_mode=None
@@ -20,9 +20,6 @@ app = typer.Typer(
 Names = Annotated[
     list[str] | None,
     typer.Argument(help="Encoders, or face-landmarker; all, if none is named.", autocompletion=completion.models),
-]
-Weights = Annotated[
-    str | None, typer.Option(help="A folder of checkpoints, as for `mer extract`; default the hub's local cache.")
 ]
 
 

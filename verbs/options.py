@@ -16,6 +16,13 @@ DatasetName = Annotated[
     str,
     typer.Option("--dataset", help="The dataset's name in the store.", autocompletion=completion.stored_datasets),
 ]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        envvar="MER_WEIGHTS",
+        help="A folder, hf:ORG/NAME@REVISION, random, random-small, or encoder=one of these,...; default the hub.",
+    ),
+]
 StoredDataset = Annotated[
     str, typer.Argument(help="The dataset's name in the store.", autocompletion=completion.stored_datasets)
 ]
