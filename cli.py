@@ -289,8 +289,8 @@ def demo(
     from extract.random_weights import make_random_checkpoint
     from extract.run import extract as run_extract
     from extract.synthetic import make_corpus, sentences
-    from fuse.seeds import Workers
     from fuse.train import train_run
+    from fuse.workers import Workers
 
     corpus, weights, store, runs = (out / name for name in ("corpus", "weights", "features", "runs"))
     say(

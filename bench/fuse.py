@@ -42,7 +42,8 @@ from fuse.losses import Loss
 from fuse.model import Model
 from fuse.optimize import Optimization
 from fuse.precision import Precision, computing, resolved
-from fuse.seeds import Job, Workers
+from fuse.seeds import Job
+from fuse.workers import Workers
 
 CPU = torch.device("cpu")
 ROUNDS = 3

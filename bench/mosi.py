@@ -30,8 +30,8 @@ from cache_schema.exchange.importing import import_features
 from fuse.archs import ARCHS
 from fuse.corpora import load_folds
 from fuse.data import Dataset
-from fuse.seeds import Workers
 from fuse.train import request_of, train_run
+from fuse.workers import Workers
 
 RESULTS = Path(__file__).parent / "results" / "mosi.md"
 FEATURES = {"text": "text-cnn", "speech": "opensmile", "vision": "cnn3d"}

@@ -25,10 +25,11 @@ from fuse.cells import Cells, key_of
 from fuse.corpora import Opened
 from fuse.protocols import Protocol
 from fuse.run import Run
-from fuse.seeds import Progress, Workers
+from fuse.seeds import Progress
 from fuse.tables import Column, Row, Table
 from fuse.train import Result, code_digest, request_of, settings, train_run, versions
 from fuse.train_config import TrainConfig
+from fuse.workers import Workers
 
 STANDS_FOR = {
     "accuracy": ("accuracy", "acc2_nonneg", "ccc"),

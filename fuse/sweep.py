@@ -26,8 +26,9 @@ from fuse.losses import check
 from fuse.prediction import DivergedError
 from fuse.protocols import Protocol
 from fuse.run_files import write_json
-from fuse.seeds import Job, Progress, Workers
+from fuse.seeds import Job, Progress
 from fuse.train import code_digest, request_of, require_device, settings, versions
+from fuse.workers import Workers
 
 if TYPE_CHECKING:
     import optuna

@@ -31,9 +31,10 @@ from fuse.precision import resolved
 from fuse.protocols import Protocol
 from fuse.residence import describe_device, prepare_cuda, where
 from fuse.run import FORMAT, RunRecord, new_folder, write_documents
-from fuse.seeds import THREADS, Job, Progress, Say, SeedResult, Workers, warn
+from fuse.seeds import THREADS, Job, Progress, Say, SeedResult, warn
 from fuse.timing import NoTiming, Timing, total
 from fuse.train_config import TrainConfig
+from fuse.workers import Workers
 
 LOADED_FROM_HERE = 'import fuse\n\nmodel = fuse.load(".")  # this folder; `mer predict CLIP --model .` reads new clips'
 PACKAGES = ("mer", "torch", "numpy", "pyarrow", "zarr", "safetensors")

@@ -1,0 +1,163 @@
+"""Many seeds and folds: as one program, or side by side in processes.
+
+Each training has a generator of its own and one CPU thread, so that its numbers depend neither on the others nor on how
+many run at a time.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from cache_schema.errors import MerError
+from fuse.residence import resident
+from fuse.seeds import ApartError, Job, Progress, Say, SeedResult, pool, train_seed, train_seeds, warn
+
+
+class Workers:
+    """Processes that train seeds side by side; with one job, this process itself.
+
+    Started anew (spawned), so that no thread or device state is inherited; a context manager, so that they end with it.
+    Several jobs may be trained with the same workers.
+
+    Args:
+        jobs: how many at a time; None: one per CPU core, to which each is pinned.
+        say: called with a line where seeds cannot be trained as was asked for.
+    """
+
+    def __init__(self, jobs: int | None = None, say: Say = warn) -> None:
+        self.jobs, self.say = jobs or len(_cores()), say
+        self._pool: ProcessPoolExecutor | None = None
+        self._others = set(multiprocessing.active_children())
+        self._events: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is None:
+            return
+        self._pool.shutdown(wait=kind is None, cancel_futures=True)
+        if kind is not None:
+            started = set(multiprocessing.active_children()) - self._others
+            for process in started:
+                process.terminate()
+            for process in started:
+                process.join(timeout=5)
+
+    def train(self, job: Job, seeds: Sequence[int], progress: Progress | None = None) -> list[SeedResult]:
+        """Train every seed in every fold; a result per seed, in the order of `seeds`, whatever the number of jobs.
+
+        Raises:
+            MerError: a worker ended without a result (out of memory, or killed).
+        """
+        tasks = [(seed, fold) for seed in seeds for fold in job.folds]
+        results = self._results(job, tasks, progress)
+        folds, target = len(job.folds), next(iter(job.folds.values())).train.target
+        return [pool(job, target, results[i : i + folds]) for i in range(0, len(results), folds)]
+
+    def _together(self, job: Job, tasks: list[tuple[int, str]], progress: Progress | None) -> list[SeedResult]:
+        """All seeds of a fold as one program, fold after fold."""
+        seeds = list(dict.fromkeys(seed for seed, _ in tasks))
+        found = {
+            (result.seed, fold): result
+            for fold in job.folds
+            for result in train_seeds(job, seeds, fold, progress, self.say)
+        }
+        return [found[task] for task in tasks]
+
+    def _results(self, job: Job, tasks: list[tuple[int, str]], progress: Progress | None) -> list[SeedResult]:
+        if job.device != "cpu":
+            job = replace(job, folds=resident(job.folds, torch.device(job.device)))
+        if job.seeds_together and len(tasks) > len(job.folds):
+            try:
+                return self._together(job, tasks, progress)
+            except ApartError as error:
+                self.say(f"The seeds train one after the other ({error}).")
+                job = replace(job, together=False)
+        if min(self.jobs, len(tasks)) == 1 or job.device != "cpu":
+            return [train_seed(job, seed, fold, progress, self.say) for seed, fold in tasks]
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._events = context.SimpleQueue()
+            cores = context.SimpleQueue()
+            own = _cores()
+            for job_number in range(self.jobs):
+                cores.put(own[job_number % len(own)] if self.jobs >= len(own) else None)
+            self._pool = ProcessPoolExecutor(self.jobs, context, _begin, (self._events, cores))
+        drain = threading.Thread(target=_drain, args=(self._events, progress), daemon=True)
+        drain.start()
+        try:
+            with tempfile.TemporaryDirectory(prefix="mer-job-") as folder:
+                # Saved once and mapped by every worker: the features are in memory once.
+                path = Path(folder, "job.pt")
+                torch.save(job, path)
+                return list(self._pool.map(_work, [str(path)] * len(tasks), *zip(*tasks, strict=True)))
+        except BrokenProcessPool as error:
+            raise MerError(
+                "A training process ended without a result: out of memory? Try again with fewer --jobs: what was "
+                "finished is kept."
+            ) from error
+        finally:
+            self._events.put(None)
+            drain.join(timeout=5)
+
+
+def _cores() -> list[int]:
+    """CPU cores that this process may use; where the system does not say, those that there are."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+_events: Any = None
+
+
+def _begin(events: Any, cores: Any) -> None:
+    global _events
+    _events = events
+    # A process each where all cores are used: one that moves leaves its data in another core's cache. With fewer
+    # processes than cores nothing is pinned, so that two runs do not share the same ones.
+    core = cores.get()
+    if core is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+    # Ctrl-C reaches the whole process group; the parent says what there is to say.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Nobody writes into a run's folder any more when the process that locked it is gone, killed perhaps."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(path: str, seed: int, fold: str) -> SeedResult:
+    return train_seed(_load_job(path), seed, fold, _events.put)
+
+
+@lru_cache(maxsize=1)
+def _load_job(path: str) -> Job:
+    job: Job = torch.load(path, mmap=True, weights_only=False)
+    return job
+
+
+def _drain(events: Any, progress: Progress | None) -> None:
+    while (event := events.get()) is not None:
+        if progress is not None:
+            progress(event)
