@@ -42,6 +42,10 @@ WEIGHTS = ("alpha", "weight", "precision")
 """What architectures call how much each modality weighs; other families come after these."""
 
 
+OWN = ("predictive_entropy", "mutual_information", "predictive_variance", "sigma")
+"""What architectures call their own uncertainty, in nats, squared units of the target, or units of their states."""
+
+
 @dataclass(frozen=True)
 class Member:
     """One training of a run: its seed, its fold (None where there is one) and its model."""
@@ -108,6 +112,11 @@ class Answer:
     uncertainty: dict[str, float] | None = None
     weights: dict[str, dict[str, float]] | None = None
     drawn: dict[str, float] | None = None
+
+    @property
+    def own(self) -> dict[str, float]:
+        """The uncertainty that the architecture itself draws, by its own name, where it has one."""
+        return {name: value for name, value in (self.drawn or {}).items() if name in OWN}
 
 
 def open_trained(source: str, seed: int | None = None, device: str = "cpu") -> Trained:
