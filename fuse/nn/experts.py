@@ -15,6 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fuse.kernels.dispatch import kernel_runs
+from fuse.kernels.routed_linear import by_expert, routed_linear
 from fuse.nn.fixed import shapes_are_fixed
 
 
@@ -82,18 +84,14 @@ class MixtureOfExperts(nn.Module):
 
     def experts(self, x: Float[Tensor, "R D"], chosen: Int[Tensor, " R"]) -> Float[Tensor, "R C"]:
         """Each row through its own expert: the rows of an expert together, idle experts untouched."""
-        if shapes_are_fixed(x):
+        if len(self.hidden) == 1:
+            hidden = F.relu(torch.addmm(self.hidden_bias[0], x, self.hidden[0]))
+            return torch.addmm(self.out_bias[0], hidden, self.out[0])
+        if shapes_are_fixed(x) and not kernel_runs(x, self.hidden):
             return self.fixed(x, chosen)
-        order = torch.argsort(chosen, stable=True)
-        active, count = torch.unique_consecutive(chosen[order], return_counts=True)
-        parameters = (self.hidden, self.hidden_bias, self.out, self.out_bias)
-        mine = zip(*(p.index_select(0, active).unbind(0) for p in parameters), strict=True)
-        grouped = torch.split(x[order], count.tolist())
-        outputs = [
-            torch.addmm(out_bias, F.relu(torch.addmm(hidden_bias, rows, hidden)), out)
-            for rows, (hidden, hidden_bias, out, out_bias) in zip(grouped, mine, strict=True)
-        ]
-        return torch.cat(outputs)[torch.argsort(order)]
+        routes = by_expert(chosen[None], len(self.hidden))
+        hidden = F.relu(routed_linear(x[None], routes, self.hidden[None], self.hidden_bias[None]))
+        return routed_linear(hidden, routes, self.out[None], self.out_bias[None]).squeeze(0)
 
     def fixed(self, x: Float[Tensor, "R D"], chosen: Int[Tensor, " R"]) -> Float[Tensor, "R C"]:
         """As `experts`, in shapes that do not depend on who is chosen: where there are few experts all of them look at
