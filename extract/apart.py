@@ -59,20 +59,22 @@ def answers(site: Site, requests: Sequence[Request]) -> Iterator[list[Answer]]:
         DataError: the child dies whatever it is given.
         MerError: what an encoder raised there.
     """
-    position = in_a_row = 0
+    position = 0
+    died: list[list[Answer]] = []  # said when the next utterance is encoded: until then the fault may be another
     while position < len(requests):
         with _child(site, requests[position:]) as child:
             assert child.stdout is not None
             for answered in _received(child.stdout):
                 if isinstance(answered, BaseException):
                     raise answered
+                yield from died
+                died.clear()
                 yield answered
-                position, in_a_row = position + 1, 0
+                position += 1
         if position == len(requests):
-            return
+            break
         died_of = _said(child.returncode)
-        in_a_row += 1
-        if in_a_row == MOST_IN_A_ROW:
+        if len(died) + 1 == MOST_IN_A_ROW:
             raise DataError(
                 f"The process that encodes died over {MOST_IN_A_ROW} utterances in a row ({died_of}), the last one "
                 f"{requests[position][0].id!r}: that is not the clips' fault. `mer doctor` tells more."
@@ -80,8 +82,9 @@ def answers(site: Site, requests: Sequence[Request]) -> Iterator[list[Answer]]:
         utterance, numbers = requests[position]
         where = utterance.path or utterance.sound
         reason = f"{f'{where}: ' if where else ''}the process that read it died ({died_of})"
-        yield [Answer(Failed(reason), None, encoded=False)] * len(numbers)
+        died.append([Answer(Failed(reason), None, encoded=False)] * len(numbers))
         position += 1
+    yield from died
 
 
 def _child(site: Site, requests: Sequence[Request]) -> subprocess.Popen[bytes]:

@@ -16,6 +16,7 @@ import platform
 import random
 import signal
 import threading
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +42,8 @@ TOLERATED_DEATHS = 2
 SILENT = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical"}
 CONNECT_SECONDS = 10.0
 """How long a scheduler may take to answer at first."""
+RESTART_SECONDS = 120.0
+"""How long workers of this machine that died may take to be there again."""
 TICK_SECONDS = 1.0
 """How often workers that came or went are looked for."""
 
@@ -266,6 +269,8 @@ class _Dispatch:
         """Number of each worker that is there among those of its host."""
         self.running: dict[str, tuple[Any, _Stretch]] = {}
         """By the worker's address, its task and the stretch."""
+        self.alone_since: float | None = None
+        """Since when there has been no worker, where there is none."""
         self.over: Queue[Any] = Queue()
         """Tasks that are over, as dask's threads find them."""
 
@@ -305,11 +310,27 @@ class _Dispatch:
             answers = ask(workers=list(new)) if new else {}
         except OSError as error:
             raise CancelledError from error
-        if not hosts and not self.known and self.address is not None:
-            self.say(f"No worker is there yet: waiting. `dask worker {self.address}` starts one.")
-            self.known.add("")
+        self._wait_for_workers(bool(hosts))
         self.known |= {worker for worker, answer in answers.items() if self._fit(worker, answer)}
         return hosts.keys() & self.known
+
+    def _wait_for_workers(self, there: bool) -> None:
+        """Say once when there is none.
+
+        Raises:
+            DataError: those of this machine do not come back.
+        """
+        if there:
+            self.alone_since = None
+        elif self.alone_since is None:
+            self.alone_since = time.monotonic()
+            if self.address is not None:
+                self.say(f"No worker is there: waiting. `dask worker {self.address}` starts one.")
+        elif self.address is None and time.monotonic() - self.alone_since > RESTART_SECONDS:
+            raise DataError(
+                "The workers died and could not be started again: is there memory enough? What was finished is kept; "
+                "run the same command again, with fewer --workers, to go on."
+            )
 
     def _fit(self, worker: str, answer: Any) -> bool:
         """Whether a worker has answered that it can do the run; one that has gone again has not.

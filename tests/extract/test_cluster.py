@@ -23,9 +23,11 @@ import pytest
 
 from cache_schema.errors import DataError, MerError, SettingsError
 from cache_schema.plan import SegmentPlan
+from cache_schema.rows import Failed
+from cache_schema.samples import Utterance
 from cache_schema.store import FeatureStore
 from cache_schema.verify import verify
-from extract import cluster
+from extract import apart, cluster
 from extract.run import Report, extract
 from extract.worker import Site, Work, device_for
 
@@ -297,6 +299,28 @@ def test_another_version_on_a_worker_is_one_line(
     monkeypatch.setattr(cluster, "versions", lambda: real | {"mer": "9.9"})
     with pytest.raises(SettingsError, match=r"The worker tcp://.*: mer .* is installed there, and the run is one of"):
         run(scheduler=two_workers.file)
+
+
+def test_workers_that_do_not_come_back_end_the_run(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = MagicMock(status="running")
+    nobody.scheduler_info.return_value = {"workers": {}}
+    monkeypatch.setattr(cluster, "_client", lambda *_: nullcontext(nobody))
+    monkeypatch.setattr(cluster, "RESTART_SECONDS", 0.0)
+    monkeypatch.setattr(cluster, "TICK_SECONDS", 0.01)
+    with pytest.raises(DataError, match="died and could not be started again"):
+        run(workers=2)
+
+
+def test_a_child_that_dies_of_whatever_it_is_given_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dying(*_: Any) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-S", "-c", "import os; os.abort()"], stdout=subprocess.PIPE)
+
+    monkeypatch.setattr(apart, "_child", dying)
+    requests = [(Utterance(id=str(n), split="train", path=f"{n}.wav"), (0, 1)) for n in range(9)]
+    with pytest.raises(DataError, match=r"died over 5 utterances in a row \(SIGABRT\), the last one '4'"):
+        next(apart.answers(MagicMock(), requests))
+    dead = apart.Answer(Failed("0.wav: the process that read it died (SIGABRT)"), None, encoded=False)
+    assert next(apart.answers(MagicMock(), requests[:1])) == [dead, dead]
 
 
 def test_no_scheduler_is_one_line(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
