@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fuse.kernels.active_adamw import reference
 
+BETA1 = 0.9
 Inputs = tuple[Any, ...]
 """The arguments of `active_adamw`, in order; it writes to them."""
 
@@ -61,15 +62,15 @@ def dense(
     squares: list[Tensor],
     count: Tensor,
     lr: Tensor,
-    beta1: Tensor,
+    _: Tensor,
     beta2: float,
     epsilon: float,
     weight_decay: float,
     decoupled: bool,
 ) -> None:
-    """Every expert, by torch's fused kernel, which wants beta_1 as a number; the count of the first is everybody's."""
+    """Every expert, by torch's fused kernel; the count of the first is everybody's."""
     steps = [count[0].clone() for _ in parameters]
-    reference.adam(parameters, grads, means, squares, steps, lr, beta1, beta2, epsilon, weight_decay, decoupled)
+    reference.adam(parameters, grads, means, squares, steps, lr, BETA1, beta2, epsilon, weight_decay, decoupled)
     count += 1
 
 
@@ -97,5 +98,5 @@ def _inputs(
         means.append(torch.zeros(shape, device=device, dtype=dtype))
         squares.append(torch.zeros(shape, device=device, dtype=dtype))
     count = torch.zeros(experts, device=device)
-    lr, beta1 = (torch.tensor(x, device=device) for x in (1e-2, 0.9))
+    lr, beta1 = (torch.tensor(x, device=device) for x in (1e-2, BETA1))
     return parameters, grads, means, squares, count, lr, beta1, 0.999, 1e-8, weight_decay, decoupled

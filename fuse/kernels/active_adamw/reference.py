@@ -36,7 +36,7 @@ def step(
         [x[e] for x in each for e in chosen] for each in (parameters, grads, means, squares)
     )
     steps = [count[e].clone() for _ in parameters for e in chosen]
-    adam(mine, gradients, firsts, seconds, steps, lr, beta1, beta2, epsilon, weight_decay, decoupled)
+    adam(mine, gradients, firsts, seconds, steps, float(lr), float(beta1), beta2, epsilon, weight_decay, decoupled)
     count[chosen] += 1
 
 
@@ -46,8 +46,8 @@ def adam(
     means: list[Tensor],
     squares: list[Tensor],
     steps: list[Tensor],
-    lr: Tensor,
-    beta1: Tensor,
+    lr: Tensor | float,
+    beta1: float,
     beta2: float,
     epsilon: float,
     weight_decay: float,
@@ -64,9 +64,9 @@ def adam(
         state_steps=steps,
         fused=True,
         amsgrad=False,
-        beta1=float(beta1),
+        beta1=beta1,
         beta2=beta2,
-        lr=float(lr),
+        lr=lr,
         weight_decay=weight_decay,
         eps=epsilon,
         maximize=False,

@@ -27,10 +27,10 @@ def hostile(device: torch.device, dtype: torch.dtype, seeds: int) -> Iterator[tu
     """Sequences of no frame and of one; widths that fill no block; a second tile of sequences; both directions."""
     random = torch.Generator().manual_seed(0)
     for name, (gates, directions, frames, sequences, width, hidden) in {
-        "GRU, one frame": (3, 1, 1, 2, 1, 16),
+        "GRU, one frame": (3, 1, 1, 2, 5, 16),
         "GRU, odd sizes": (3, 1, 4, 5, 3, 19),
         "GRU, both directions": (3, 2, 3, 9, 2, 16),
-        "LSTM, one frame": (4, 1, 1, 2, 1, 16),
+        "LSTM, one frame": (4, 1, 1, 2, 5, 16),
         "LSTM, odd sizes": (4, 1, 4, 5, 3, 19),
         "LSTM, both directions": (4, 2, 3, 9, 2, 16),
     }.items():
