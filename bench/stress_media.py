@@ -198,7 +198,8 @@ def compared(kinds: dict[str, str], good: list[str], first: Run, again: Run, alo
         if text.startswith("failed")
     )
     lines += ["", "most frequent reasons:"] + [f"  {n:5} {reason}" for reason, n in reasons.most_common(12)]
-    assert not differ, f"read differently a second time: {differ[:5]}"
+    differs = [f"{f} of {id_}" for id_ in differ for f in ENCODERS if first.outcome[id_][f] != again.outcome[id_][f]]
+    assert not differ, f"read differently a second time: {differs[:5]}"
     assert all(n == len(good) for n in same.values()), same
     return "\n".join(lines)
 

@@ -24,6 +24,7 @@ from cache_schema.errors import DataError, first_line
 from cache_schema.samples import Corpus, Split, Utterance
 from extract.dataset import (
     COUNT,
+    LONGEST_SECONDS,
     SEE_LAYOUT,
     Enumeration,
     control_character,
@@ -244,8 +245,8 @@ def _numbers(file: Path, segments: Any, name: str, width: int) -> NDArray[np.flo
     if len(shape) != 2 or shape[1] != width or shape[0] > MOST_SEGMENTS:  # a shape costs no bytes, an array does
         raise DataError(f"{file}: {segments.name}/{name} holds no numbers (segments, {width}): {shape}.")
     array = np.asarray(stored[()], np.float64)
-    if not np.isfinite(array).all():
-        raise DataError(f"{file}: {segments.name}/{name} holds values that are no finite numbers.")
+    if not (np.abs(array) <= LONGEST_SECONDS).all():
+        raise DataError(f"{file}: {segments.name}/{name} holds values that are no finite numbers, or enormous ones.")
     return array
 
 

@@ -33,6 +33,12 @@ BLANKS = " \t\r\n"
 LONGEST_NAME = 255
 """Bytes of the longest name of a file."""
 
+LONGEST_SECONDS = 1e6
+"""No recording is longer: eleven days."""
+
+LEAST_HZ = 1000
+"""Samples per second of the slowest sound whose header is believed."""
+
 COUNT = re.compile("[0-9]{1,9}")
 """A number of a clip or a turn."""
 
@@ -230,9 +236,9 @@ def sound_seconds(file: Path, probe: Probe) -> float | None:
         size = file.stat().st_size if file.is_file() else 0
         if size:
             with wave.open(str(file)) as sound:
-                frames = sound.getnframes()
-                if frames * sound.getnchannels() * sound.getsampwidth() <= size:
-                    return float(frames / sound.getframerate())
+                frames, hz = sound.getnframes(), sound.getframerate()
+                if frames * sound.getnchannels() * sound.getsampwidth() <= size and hz >= LEAST_HZ:
+                    return float(frames / hz)
     except (wave.Error, EOFError, OSError, ZeroDivisionError):
         pass
     return probe(file)

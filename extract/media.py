@@ -39,6 +39,8 @@ SEEK_BEYOND = 10.0
 """Utterances that begin later than this, in seconds, are reached by seeking."""
 SEEK_MARGIN = 2.0
 """Seconds decoded before an utterance after seeking, for the decoders to settle."""
+LEAST_BYTES_PER_SECOND = 500.0
+"""No file is believed to last longer than it would at 4 kbit/s, whatever its header says."""
 NO_HEADER = {"mp3", "aac", "ac3", "eac3", "amr", "loas", "h264", "hevc", "mpegvideo", "m4v"}
 """Formats without a header: what FFmpeg calls their duration is a guess from the bit rate."""
 
@@ -47,14 +49,18 @@ STREAMED_RIFF = 0xFFFFFFFF + 8
 
 
 def probe(path: Path) -> float | None:
-    """The duration in seconds by the file's header; None where it has none or cannot be read. Decodes nothing."""
+    """The duration in seconds by the file's header, which a segment of features is sized by. Decodes nothing.
+
+    None where the header has none or cannot be read, and where the file is too small for what it promises.
+    """
     import av
 
     try:
         with open_container(path) as container:
-            if _is_picture(container) or container.duration is None or container.duration <= 0:
+            if _is_picture(container) or container.duration is None:
                 return None
-            return float(container.duration / av.time_base)
+            seconds = float(container.duration / av.time_base)
+            return seconds if 0 < seconds <= path.stat().st_size / LEAST_BYTES_PER_SECOND else None
     except (StreamError, av.FFmpegError, OSError, ValueError):
         return None
 

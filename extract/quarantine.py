@@ -35,8 +35,6 @@ from extract.encoder import Clip, Needs
 LEAST_SECONDS = 60.0
 """For any file: a process that has just begun loads its libraries and models within this time too."""
 TIMES_DURATION = 4.0
-SLOWEST_BYTES_PER_SECOND = 500.0
-"""A file of so many bytes is not believed to last longer than it would at 4 kbit/s, whatever its header says."""
 ALIGNMENT = 64
 SMALL = 1 << 16
 """Arrays of fewer bytes are copied with the rest of an answer."""
@@ -57,7 +55,7 @@ class DecodeLimits(Spec):
         credible = 0.0
         for path in (utterance.path, utterance.sound):
             try:
-                credible += (root / path).stat().st_size / SLOWEST_BYTES_PER_SECOND if path else 0.0
+                credible += (root / path).stat().st_size / media.LEAST_BYTES_PER_SECOND if path else 0.0
             except (OSError, ValueError):
                 continue
         there = utterance.end or (utterance.start or 0.0) + (utterance.duration or 0.0)
@@ -78,8 +76,9 @@ def decode(root: Path, utterance: Utterance, needs: Sequence[Needs], limits: Dec
     """
     if not {"audio", "video", "face"} & {stream for need in needs for stream in need.streams}:
         return media.decode(root, utterance, needs)
+    given = (root.absolute(), utterance, needs)  # a child may have begun in another folder
     try:
-        answer = _ask(media.decode, (root, utterance, needs), limits.seconds_for(root, utterance), limits)
+        answer = _ask(media.decode, given, limits.seconds_for(root, utterance), limits)
     except DecoderDied as error:
         return media.failed_clip(utterance, needs, str(error))
     clip: Clip = replace(answer, utterance=utterance)
@@ -89,7 +88,7 @@ def decode(root: Path, utterance: Utterance, needs: Sequence[Needs], limits: Dec
 def probe(path: Path, limits: DecodeLimits = DEFAULT_LIMITS) -> float | None:
     """`media.probe`, in another process; None too where that dies of it."""
     try:
-        seconds: float | None = _ask(media.probe, (path,), limits.seconds or LEAST_SECONDS, limits)
+        seconds: float | None = _ask(media.probe, (path.absolute(),), limits.seconds or LEAST_SECONDS, limits)
     except DecoderDied:
         return None
     return seconds

@@ -24,6 +24,7 @@ from cache_schema.samples import SPLITS, Corpus, Split, Target, Utterance
 from extract import recordings
 from extract.dataset import (
     BLANKS,
+    LONGEST_SECONDS,
     SEE_LAYOUT,
     Enumeration,
     Probe,
@@ -269,8 +270,8 @@ def _seconds(record: Record, column: str) -> float | None:
     value = _value(record, column)
     if value is None:
         return None
-    if not _DECIMAL.fullmatch(value) or not math.isfinite(float(value)) or float(value) < 0:
-        raise DataError(f"{record.where}: {column} is {value!r}; it must be seconds, 0 or more.")
+    if not _DECIMAL.fullmatch(value) or not 0 <= float(value) <= LONGEST_SECONDS:
+        raise DataError(f"{record.where}: {column} is {value[:80]!r}; it must be seconds, 0 to {LONGEST_SECONDS:g}.")
     return float(value)
 
 

@@ -101,7 +101,7 @@ SESSIONS = tuple(f"Session{number}" for number in range(1, 6))
 PUBLISHED_FILES = ("IEMOCAP_features.pkl", "IEMOCAP_features_raw.pkl")
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 0.5, 1.0)
 
-_NUMBER = r"(\d{1,9}(?:\.\d{1,9})?)"
+_NUMBER = r"(\d{1,5}(?:\.\d{1,9})?)"
 _EVALUATION = re.compile(
     rf"\[{_NUMBER} - {_NUMBER}\]\s+(\S+)\s+(\S+)\s+\[{_NUMBER}, {_NUMBER}, {_NUMBER}\]\s*", re.ASCII
 )

@@ -84,7 +84,7 @@ COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utter
 SHORTEST_PLAUSIBLE = 0.04
 """Seconds, a frame of film: times that say less are wrong, and the clip's header is asked."""
 
-_CLOCK = re.compile(r"(\d+):(\d{2}):(\d{2})[,.](\d{1,3})")
+_CLOCK = re.compile(r"([0-9]{1,2}):(\d{2}):(\d{2})[,.](\d{1,3})")
 _CP1252_HIGH = "".join(chr(b) for b in range(0x80, 0xC0)) + "".join(
     bytes([b]).decode("cp1252", errors="ignore") for b in range(0x80, 0xA0)
 )

@@ -47,6 +47,7 @@ from extract.cmu_sdk import (
 )
 from extract.dataset import (
     COUNT,
+    LONGEST_SECONDS,
     SEE_LAYOUT,
     Enumeration,
     Probe,
@@ -198,7 +199,7 @@ def _seconds(where: str, text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 <= value < math.inf:
+    if not 0 <= value <= LONGEST_SECONDS:
         raise DataError(f"{where}: {text!r} is no time in seconds.")
     return value
 

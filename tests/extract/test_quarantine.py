@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import wave
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from cache_schema.rows import Failed
 from cache_schema.samples import Utterance
 from cache_schema.store import FeatureStore
 from extract import media, pipeline, quarantine
+from extract.dataset import sound_seconds
 from extract.encoder import Clip, FrameRequest, Needs
 from extract.quarantine import DecodeLimits, decode, probe
 from extract.run import extract
@@ -154,6 +156,15 @@ def test_a_file_leads_to_no_other(tmp_path: Path, talk: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     clip = decode(Path(), Utterance(id="u", path="concat:talk.mp4|talk.mp4"), [SOUND])
     assert reason(clip).endswith("No such file or directory")
+
+
+def test_a_header_is_believed_as_far_as_its_files_size_makes_it_credible(tmp_path: Path) -> None:
+    """One enormous duration would make a segment of every sample."""
+    for hz, seconds in ((8000, 0.25), (1, None)):
+        with wave.open(str(tmp_path / "a.wav"), "wb") as out:
+            out.setparams((1, 2, hz, 0, "NONE", ""))
+            out.writeframes(bytes(4000))
+        assert probe(tmp_path / "a.wav") == sound_seconds(tmp_path / "a.wav", probe) == seconds
 
 
 def test_the_time_limit_follows_the_clip_as_far_as_its_size_makes_it_credible(tmp_path: Path) -> None:
