@@ -104,9 +104,10 @@ def run(
         What each worker did; none where nothing was to be done.
 
     Raises:
-        SettingsError: no scheduler answers, or a worker cannot do this work: another version, no weights.
-        DataError: a worker does not see the data root, or the scheduler was lost.
-        StoreError: a worker does not see the store, or cannot write there.
+        SettingsError: no scheduler answers, or a worker cannot do this work: it has another version, or does not see
+            the data root, the store or the weights, or cannot write.
+        DataError: the scheduler was lost, or workers die again and again.
+        MerError: what ended a worker's work.
     """
     numbers = {id(job): number for number, job in enumerate(jobs)}
     todo = unfinished(jobs, only)
@@ -342,8 +343,7 @@ class _Dispatch:
             return False
         if isinstance(answer, Exception):
             raise SettingsError(
-                f"The worker {worker} cannot run mer ({type(answer).__name__}: {first_line(answer)}); install the same "
-                "version of mer there."
+                f"The worker {worker} cannot run mer ({first_line(answer)}); install the same version of mer there."
             )
         reason, theirs = answer
         if reason is not None:

@@ -330,6 +330,18 @@ def test_no_scheduler_is_one_line(run: Any, monkeypatch: pytest.MonkeyPatch) -> 
             run(scheduler=address)
 
 
+def test_a_cluster_brings_its_own_workers(mer: Any, sounds: Path) -> None:
+    done = mer("extract", "--dataset", "folder", "--root", sounds, "--workers", "2", "--cluster", "tcp://a:1")
+    assert done.code == 2
+    assert "the workers are the cluster's" in done.err
+
+
+def test_dask_is_loaded_where_it_is_asked_for_alone() -> None:
+    code = "import sys, cli, extract.run; print([m for m in ('dask', 'distributed', 'torch') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.fixture
 def work(run: Any, monkeypatch: pytest.MonkeyPatch) -> Work:
     """What the workers of a run would be told."""
