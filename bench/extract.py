@@ -92,7 +92,7 @@ class Sizes:
         few: clips of the encoders that take a second for one.
         rounds: the median of so many is told.
         grown: clips of the smaller corpus of which memory is measured.
-        done: rows of the run that finds all done.
+        done: transcripts, or ten times the clips, of the run that finds all done.
         encoders: those that are set against the per-clip loop.
     """
 
@@ -116,10 +116,14 @@ def main(arguments: list[str] | None = None) -> Table:
     parser.add_argument("--small", action="store_true", help="small models, few clips: shows that it runs, and no more")
     parser.add_argument("--clips", type=int, help="how many clips of two seconds")
     parser.add_argument("--few", type=int, help="how many of them for the slow encoders' per-clip loops")
+    parser.add_argument("--texts", type=int, help="how many transcripts")
+    parser.add_argument("--threads", type=int, help="of torch; one disturbs least where others use the machine")
     parser.add_argument("--rounds", type=int, help="the median of so many is told")
     parser.add_argument("--write", type=Path, help="write what was printed to this file, too")
     options = parser.parse_args(arguments)
-    asked = {name: getattr(options, name) for name in ("clips", "few", "rounds") if getattr(options, name)}
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    asked = {name: getattr(options, name) for name in ("clips", "few", "texts", "rounds") if getattr(options, name)}
     sizes = replace(SMALL if options.small else Sizes(), **asked)
     table = Table(judged=not options.small)
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
@@ -134,7 +138,8 @@ def main(arguments: list[str] | None = None) -> Table:
         memory(table, folder, sizes)
         nothing_to_do(table, folder, sizes)
     if options.write:
-        command = " ".join(["python -m bench.extract", *(f"--{name} {value}" for name, value in asked.items())])
+        given = asked | ({"threads": options.threads} if options.threads else {})
+        command = " ".join(["python -m bench.extract", *(f"--{name} {value}" for name, value in given.items())])
         head = f"# Extraction's speed\n\n`{command}`\n\n```\n"
         options.write.write_text(head + "\n".join(table.lines) + "\n```\n")
     return table
@@ -240,10 +245,11 @@ def nothing_to_do(table: Table, folder: Path, sizes: Sizes) -> None:
     linked = folder / "done" / "clips"
     linked.mkdir()
     clip = next((folder / "clips").rglob("*.mp4"))
-    for number in range(sizes.done):
+    few = sizes.done // 10
+    for number in range(few):
         (linked / f"clip{number:05d}.mp4").hardlink_to(clip)
-    table.say(f"`mer extract` of {sizes.done:,} samples with nothing to do")
-    for corpus, encoder in (("texts", "roberta"), ("clips", "mfcc")):
+    table.say("`mer extract` with nothing to do; of clips without a manifest it reads the headers, for their durations")
+    for corpus, encoder, count in (("texts", "roberta", sizes.done), ("clips", "mfcc", few)):
 
         def whole(corpus: str = corpus, encoder: str = encoder) -> Report:
             root, store = folder / "done" / corpus, str(folder / f"store-{corpus}")
@@ -253,9 +259,9 @@ def nothing_to_do(table: Table, folder: Path, sizes: Sizes) -> None:
             whole()
         with Stopwatch() as watch:
             report = whole()
-        if report.features[0].encoded or report.features[0].skipped != sizes.done:
+        if report.features[0].encoded or report.features[0].skipped != count:
             raise SystemExit("there was something to do")
-        table.seconds(f"{corpus}, {encoder}", watch.wall)
+        table.seconds(f"{count:,} {corpus}, {encoder}", watch.wall)
     table.say()
 
 

@@ -103,7 +103,7 @@ class Encoder:
 
     def __init__(self, config: Config, checkpoint: Checkpoint, device: str, budget: int | None = None) -> None:
         self.config, self.device, self.side = config, device, _side(checkpoint)
-        self.batches = Batches(budget or budget_for(device, cpu=8, accelerator=256), device)
+        self.batches = Batches(budget or budget_for(device, cpu=4, accelerator=256), device)
         self.pixels = Pixels.of(checkpoint)
         # Only the plain implementation of attention gives its weights.
         options = {"attn_implementation": "eager"} if config.attention else {}

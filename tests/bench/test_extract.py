@@ -49,4 +49,4 @@ def test_over_the_loop_of_the_toolkits(folder: Path, monkeypatch: pytest.MonkeyP
 def test_with_nothing_to_do(folder: Path) -> None:
     table = Table(judged=True)
     bench.nothing_to_do(table, folder, SIZES)
-    assert "texts, roberta" in "\n".join(table.lines)
+    assert "20 texts, roberta" in "\n".join(table.lines)
