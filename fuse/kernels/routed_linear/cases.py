@@ -58,6 +58,14 @@ def routed(x: Tensor, chosen: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return routed_linear(x, by_expert(chosen, weight.shape[1]), weight, bias)
 
 
+def moved_bytes(inputs: Inputs) -> int:
+    """What a forward pass reads and writes at least: the weights of the experts that were chosen, and the rows."""
+    x, chosen, weight, bias = inputs
+    active = sum(len(row.unique()) for row in chosen)
+    each = weight[0, 0].nbytes + bias[0, 0].nbytes
+    return active * each + x.nbytes + chosen.nbytes + chosen.numel() * weight.shape[3] * weight.element_size()
+
+
 OPERATOR = routed
 """What `cases` has arguments for."""
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from fuse.kernels.routed_linear import _backward, _forward, by_expert, routed_linear
-from fuse.kernels.routed_linear.cases import gathered, hostile, realistic, rivals, routed
+from fuse.kernels.routed_linear.cases import gathered, hostile, moved_bytes, realistic, rivals, routed
 
 CPU = torch.device("cpu")
 
@@ -46,6 +46,12 @@ def test_rows_are_sorted_by_expert() -> None:
     routes = by_expert(chosen, 5)
     assert routes.order.tolist() == [[1, 0, 2, 3], [0, 1, 2, 3]]
     assert routes.starts.tolist() == [[0, 1, 1, 3, 4, 4], [0, 0, 4, 4, 4, 4]]
+
+
+def test_what_must_be_moved_is_counted() -> None:
+    x, weight, bias = torch.zeros(1, 4, 3), torch.zeros(1, 5, 3, 2), torch.zeros(1, 5, 2)
+    inputs = (x, torch.tensor([[2, 0, 2, 3]]), weight, bias)
+    assert moved_bytes(inputs) == 3 * 4 * (3 * 2 + 2) + 4 * 4 * 3 + 4 * 8 + 4 * 4 * 2
 
 
 def test_gradients_are_those_of_finite_differences_and_torch_finds_nothing() -> None:
