@@ -284,7 +284,7 @@ class _Dispatch:
                 there = self._workers()
                 for address in self.running.keys() - there:
                     future, stretch = self.running.pop(address)
-                    self.client.cancel([future])
+                    self._give_up([future])
                     queue.append(self._after_a_death(stretch))
                 for address in there - self.running.keys():
                     if queue:
@@ -292,8 +292,7 @@ class _Dispatch:
                 with suppress(Empty):
                     self._finished(self.over.get(timeout=TICK_SECONDS), queue)
         finally:
-            if self.client.status == "running":
-                self.client.cancel([future for future, _ in self.running.values()])
+            self._give_up([future for future, _ in self.running.values()])
 
     def _workers(self) -> set[str]:
         """Addresses of the workers; those that are new are asked whether they are fit.
@@ -360,6 +359,11 @@ class _Dispatch:
         future = self.client.submit(extract_stretch, *task, key=key, workers=[address], pure=False)
         self.running[address] = (future, stretch)
         future.add_done_callback(self.over.put)
+
+    def _give_up(self, futures: list[Any]) -> None:
+        if self.client.status == "running":
+            with suppress(OSError):
+                self.client.cancel(futures)
 
     def _finished(self, future: Any, queue: list[_Stretch]) -> None:
         """Take what a task returned; a stretch that it did not finish is put back."""

@@ -20,6 +20,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import psutil
 import pytest
+from distributed import Client
 
 from cache_schema.errors import DataError, MerError, SettingsError
 from cache_schema.plan import SegmentPlan
@@ -115,10 +116,9 @@ class Cluster:
         self.workers = [
             self._start("worker", "--scheduler-file", self.file, "--name", f"w-{n}", *quick) for n in range(workers)
         ]
-        deadline = time.monotonic() + 60
-        while not Path(self.file).exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(Path(self.file).exists)
+        with Client(scheduler_file=self.file, set_as_default=False) as client:
+            client.wait_for_workers(workers, timeout=60)
 
     def _start(self, what: str, *words: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "dask", what, "--no-dashboard", *words]
