@@ -25,7 +25,7 @@ from fuse.cells import Cells, key_of
 from fuse.corpora import Opened
 from fuse.protocols import Protocol
 from fuse.run import Run
-from fuse.seeds import Progress
+from fuse.seeds import Progress, warn
 from fuse.tables import Column, Row, Table
 from fuse.train import Result, code_digest, request_of, settings, train_run, versions
 from fuse.train_config import TrainConfig
@@ -118,7 +118,7 @@ def ablate(
     runs: dict[str, Run] = {}
     first: dict[str, tuple[str, str]] = {}
     shown = []
-    with Workers(jobs) as workers:
+    with Workers(jobs, say or warn) as workers:
 
         def train(table: Table, cell: Cell) -> Result:
             if say is not None:

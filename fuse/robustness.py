@@ -22,7 +22,7 @@ from fuse.degrade import Degradation
 from fuse.evaluate import recorded_data
 from fuse.run import Run
 from fuse.run import load as load_run
-from fuse.seeds import Progress, assess
+from fuse.seeds import Progress, assess, warn
 from fuse.train import code_digest, request_of, require_device, train_run, versions
 from fuse.workers import Workers
 
@@ -161,7 +161,7 @@ def _at_train(
         )
     cells, found = Cells(folder), []
     facts = [record.store_digest, values, record.arch, record.seeds, device, versions(), code_digest(module)]
-    with Workers(jobs) as workers:
+    with Workers(jobs, say or warn) as workers:
         for degradation in each:
             if not degradation.share:
                 found.append(run.metrics["test"])

@@ -26,7 +26,7 @@ from fuse.losses import check
 from fuse.prediction import DivergedError
 from fuse.protocols import Protocol
 from fuse.run_files import write_json
-from fuse.seeds import Job, Progress
+from fuse.seeds import Job, Progress, warn
 from fuse.train import code_digest, request_of, require_device, settings, versions
 from fuse.workers import Workers
 
@@ -193,7 +193,7 @@ def sweep(
     left = trials - len(study.get_trials(deepcopy=False, states=over))
     # Seeded by how many there are, so that a search that goes on does not repeat its first suggestions.
     study.sampler = optuna.samplers.TPESampler(seed=len(study.get_trials(deepcopy=False)))
-    with Workers(jobs) as workers:
+    with Workers(jobs, say or warn) as workers:
 
         def value_of(trial: optuna.Trial) -> float:
             chosen = {d.name: d.suggest(trial) for d in space}

@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import torch
 
-from cache_schema.errors import MerError
+from cache_schema.errors import MerError, first_line
 from fuse.residence import resident
 from fuse.seeds import ApartError, Job, Progress, Say, SeedResult, pool, train_seed, train_seeds, warn
 
@@ -74,11 +74,16 @@ class Workers:
     def _together(self, job: Job, tasks: list[tuple[int, str]], progress: Progress | None) -> list[SeedResult]:
         """All seeds of a fold as one program, fold after fold."""
         seeds = list(dict.fromkeys(seed for seed, _ in tasks))
-        found = {
-            (result.seed, fold): result
-            for fold in job.folds
-            for result in train_seeds(job, seeds, fold, progress, self.say)
-        }
+        found = {}
+        for fold in job.folds:
+            try:
+                for result in train_seeds(job, seeds, fold, progress, self.say):
+                    found[result.seed, fold] = result
+            except torch.OutOfMemoryError:
+                checkpoint = job.checkpoint(seeds, fold)
+                if checkpoint is not None:
+                    checkpoint.remove()  # each seed begins anew
+                raise
         return [found[task] for task in tasks]
 
     def _results(self, job: Job, tasks: list[tuple[int, str]], progress: Progress | None) -> list[SeedResult]:
@@ -87,8 +92,8 @@ class Workers:
         if job.seeds_together and len(tasks) > len(job.folds):
             try:
                 return self._together(job, tasks, progress)
-            except ApartError as error:
-                self.say(f"The seeds train one after the other ({error}).")
+            except (ApartError, torch.OutOfMemoryError) as error:
+                self.say(f"The seeds train one after the other ({first_line(error).rstrip('.')}).")
                 job = replace(job, together=False)
         if min(self.jobs, len(tasks)) == 1 or job.device != "cpu":
             return [train_seed(job, seed, fold, progress, self.say) for seed, fold in tasks]
