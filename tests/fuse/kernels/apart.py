@@ -8,9 +8,12 @@ import re
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -27,8 +30,15 @@ TYPES = {
 }
 
 
+def require_triton() -> None:
+    """Skips the test where there is no triton."""
+    if find_spec("triton") is None:
+        pytest.skip("triton is not installed: it exists for Linux alone")
+
+
 def in_own_process(file: str, function: str, interpret: bool) -> Any:
     """What a function of a test file returns, called in a new process, by Triton's interpreter or not."""
+    require_triton()
     code = f"import json, runpy; print(json.dumps(runpy.run_path({file!r})[{function!r}]()))"
     path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     with tempfile.TemporaryDirectory() as cache:
@@ -63,6 +73,16 @@ def error(found: Tensor, expected: Tensor) -> float:
         return float("inf")
     norm = float(expected.norm())
     return float((found.double() - expected).norm()) / (norm if norm > 1e-6 else 1.0)
+
+
+def without_device(monkeypatch: pytest.MonkeyPatch, package: str) -> list[Recorder]:
+    """The kernels of `fuse.kernels.<package>.triton` are recorded from now on, instead of launched."""
+    require_triton()
+    kernels = import_module(f"fuse.kernels.{package}.triton")
+    recorders = [Recorder(kernel) for name, kernel in vars(kernels).items() if name.endswith("_kernel")]
+    for recorder in recorders:
+        monkeypatch.setattr(kernels, recorder.kernel.__name__, recorder)
+    return recorders
 
 
 class Recorder:

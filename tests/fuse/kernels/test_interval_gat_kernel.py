@@ -90,6 +90,23 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         interval_gat(*inputs[:4], inputs[4].expand(2, -1, -1), *inputs[5:])  # type: ignore[arg-type, union-attr]
 
 
+def test_launches_ask_nothing_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device there are no numbers that a launch could wait for."""
+    recorders = apart.without_device(monkeypatch, "interval_gat")
+    from fuse.kernels.interval_gat import launch
+
+    for _, inputs in hostile(CPU, torch.float32, 2):
+        *nodes, vector, first, past, text_values, speech_values = [None if x is None else x.to("meta") for x in inputs]
+        given = Nodes(*nodes, text_values, speech_values), vector, first, past  # type: ignore[arg-type, misc]
+        found = launch.forward(*given, True)  # type: ignore[arg-type]
+        more = launch.backward(found[:2], found[:2], found[2:4], *given)  # type: ignore[arg-type]
+        assert [x.shape for x in found] == [x.shape for x in _forward(*given[0], *given[1:], True)]
+        assert [x.shape for x in more] == [
+            x.shape for x in (*nodes, vector, text_values, speech_values) if x is not None
+        ]  # type: ignore[union-attr]
+    assert all(recorder.launches for recorder in recorders)
+
+
 def interpreted() -> dict[str, float]:
     """The largest error of the kernels in float32 against the reference in float64, by case."""
     from fuse.kernels.interval_gat import launch

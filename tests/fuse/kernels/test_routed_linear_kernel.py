@@ -78,6 +78,21 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         routed_linear(x, by_expert(chosen, 5), weight, bias)
 
 
+def test_launches_ask_nothing_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device there are no numbers that a launch, or the sorting before it, could wait for."""
+    recorders = apart.without_device(monkeypatch, "routed_linear")
+    from fuse.kernels.routed_linear import launch
+
+    for _, inputs in hostile(CPU, torch.float32, 2):
+        x, chosen, weight, bias = (part.to("meta") for part in inputs)
+        routes = by_expert(chosen, weight.shape[1])
+        found = launch.forward(x, *routes, weight, bias)
+        more = launch.backward(found, x, *routes, weight)
+        assert found.shape == (*x.shape[:2], weight.shape[3])
+        assert [part.shape for part in more] == [x.shape, weight.shape, bias.shape]
+    assert all(recorder.launches for recorder in recorders)
+
+
 def interpreted() -> dict[str, float]:
     """The largest error of the kernels in float32 against the reference in float64, by case."""
     from fuse.kernels.routed_linear import launch

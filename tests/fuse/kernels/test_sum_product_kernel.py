@@ -74,6 +74,19 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         sum_product_linear(*inputs[:3], inputs[3][..., :-1], inputs[4])
 
 
+def test_launches_ask_nothing_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device there are no numbers that a launch could wait for."""
+    recorders = apart.without_device(monkeypatch, "sum_product")
+    from fuse.kernels.sum_product import launch
+
+    for _, inputs in hostile(torch.device("meta"), torch.float32, 2):
+        found = launch.forward(*inputs)
+        more = launch.backward(found, *inputs[:4])
+        assert found.shape == (2, inputs[0].shape[1], inputs[3].shape[1])
+        assert [x.shape for x in more] == [x.shape for x in inputs]
+    assert all(recorder.launches for recorder in recorders)
+
+
 def interpreted() -> dict[str, float]:
     """The largest error of the kernels in float32 against the reference in float64, by case."""
     from fuse.kernels.sum_product import launch
