@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,8 +75,15 @@ class Pixels:
         import torch
 
         pixels = to_device(torch.from_numpy(frames), device).permute(0, 3, 1, 2).float() * self.scale
-        mean, sd = (torch.tensor(v, device=device)[:, None, None] for v in (self.mean, self.sd))
-        return ((pixels - mean) / sd).to(dtype)
+        return ((pixels - _by_channel(self.mean, device)) / _by_channel(self.sd, device)).to(dtype)
+
+
+@lru_cache(maxsize=16)
+def _by_channel(values: tuple[float, ...], device: str) -> Any:
+    """A number per channel (3, 1, 1) on the device, kept there: a GPU would be waited for to take it anew."""
+    import torch
+
+    return torch.tensor(values, device=device)[:, None, None]
 
 
 def with_mask(config: VisionConfig, *arrays: ArraySpec) -> tuple[ArraySpec, ...]:
