@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 import fuse.seeds
-from bench.meld_like import make_data
+from bench.meld_like import LONGEST, make_data
 from fuse.arch import Batch
 from fuse.archs import ARCHS
 from fuse.data import Dataset, Selection, scales
@@ -221,16 +221,17 @@ def target(ratio: float, least: float | None) -> str:
     return f"{ratio:6.2f}" + ("" if least is None else f"  (at least {least:g}: {'yes' if ratio >= least else 'NO'})")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=512, help="utterances")
     parser.add_argument("--archs", default="", help="comma-separated; default all, baselines included")
     parser.add_argument("--epochs", type=int, default=12, help="of each of the five seeds")
     parser.add_argument("--small", action="store_true", help="so little that only errors show")
     parser.add_argument("--write", type=Path, help="a Markdown file for the results")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     rounds, plain_steps = (1, 1) if given.small else (ROUNDS, PLAIN_STEPS)
     count, epochs = (12, 1) if given.small else (given.count, given.epochs)
+    longest = 0.8 if given.small else LONGEST
     names = [name for name in given.archs.split(",") if name] or ARCHS.names()
     load = os.getloadavg()[0]
     lines: list[str] = []
@@ -246,14 +247,16 @@ def main() -> None:
     for name in names:
         module = ARCHS.load(name)
         with reproducible(0, 1):
-            data = make_data(module, count)
+            data = make_data(module, count, longest=longest)
             settings = SMALL.get(name, {}) if given.small else {}
             found = Trained(module, data, settings).measure(rounds, plain_steps)
         ratio = target(found.plain / found.ours, None if given.small else TARGETS.get(name))
         tell(f"{name:18}{found.steps:6}{found.ours:9.2f}{found.fp32:9.2f}{found.plain:9.2f}  {ratio}")
     tell("")
     module = ARCHS.load("hff")
-    seconds = seeds_apart(module, "hff", make_data(module, count), epochs, SMALL["hff"] if given.small else {})
+    seconds = seeds_apart(
+        module, "hff", make_data(module, count, longest=longest), epochs, SMALL["hff"] if given.small else {}
+    )
     tell(f"hff, 5 seeds of {epochs} epochs, {seconds['side by side']:.1f} s side by side")
     for way in ("one thread", "all threads"):
         ratio = target(seconds[way] / seconds["side by side"], None if given.small else SEEDS_TARGET)

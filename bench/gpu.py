@@ -157,7 +157,7 @@ def operators(report: Report, clock: Clock, floor: Floor, small: bool, until: fl
 
 def training(report: Report, clock: Clock, small: bool, until: float) -> None:
     """Every architecture's steps, epochs and trainings."""
-    count = 24 if small else 1024
+    count = 8 if small else 1024
     report.say("\n## Steps and epochs\n")
     head = ("architecture", "lengths", "seeds", "step, us", "epoch, ms", "eager, ms", "eager / mer", "how")
     report.table(*head, head=True)
@@ -178,7 +178,7 @@ def training(report: Report, clock: Clock, small: bool, until: float) -> None:
     for name in gpu_training.ARCHITECTURES:
         if time.perf_counter() > until:
             break
-        found = gpu_training.compiled(name, clock, 24 if small else 256, small)
+        found = gpu_training.compiled(name, clock, 8 if small else 256, small)
         report.rows["compiled"][name] = found
         report.table(name, *(micros(found.get(way)) for way in ("eager", "compiled", "compiled, graph")))
     ended(report, until)

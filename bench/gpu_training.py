@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from bench.clock import Clock, Time
-from bench.meld_like import make_data
+from bench.meld_like import LONGEST, make_data
 from cache_schema.errors import first_line
 from fuse.archs import ARCHS
 from fuse.data import Dataset, Selection, scales
@@ -38,6 +38,8 @@ SMALL: dict[str, dict[str, object]] = {
     "symphonia": {"d": 16, "layers": 1, "tokens": 2},
 }
 EPOCHS = 3
+SHORT = 0.8
+"""Seconds of the longest utterance of a small run."""
 
 
 def measure(clock: Clock, seeds: Sequence[int], count: int, small: bool, until: float) -> Iterator[dict[str, Any]]:
@@ -52,8 +54,8 @@ def measure(clock: Clock, seeds: Sequence[int], count: int, small: bool, until: 
     """
     for name in ARCHITECTURES:
         module = ARCHS.load(name)
-        data = make_data(module, count)
-        for lengths, own in (("real", data), ("padded", longest(data, module.TRAINING.batch_size))):
+        data, size = data_of(module, count, small), settings_of(module, small).batch_size
+        for lengths, own in (("real", data), ("padded", longest(data, size))):
             for number in seeds:
                 if time.perf_counter() > until:
                     return
@@ -70,6 +72,17 @@ def longest(data: Dataset, size: int) -> Dataset:
     return data.select(cost.argmax().repeat(max(size, min(len(data), 4 * size))))
 
 
+def data_of(module: ModuleType, count: int, small: bool) -> Dataset:
+    """What the architecture reads, short where the run is small."""
+    return make_data(module, count, longest=SHORT if small else LONGEST)
+
+
+def settings_of(module: ModuleType, small: bool) -> TrainConfig:
+    """The architecture's settings of training, with small batches where the run is small."""
+    config: TrainConfig = module.TRAINING
+    return config.model_copy(update={"batch_size": 4}) if small else config
+
+
 def model_of(module: ModuleType, name: str, data: Dataset, small: bool) -> Model:
     """An untrained model on the device of the data."""
     config = module.Config(**(SMALL[name] if small else {}))
@@ -80,14 +93,14 @@ def model_of(module: ModuleType, name: str, data: Dataset, small: bool) -> Model
 def epochs(module: ModuleType, data: Dataset, seeds: int, clock: Clock, small: bool) -> dict[str, Any]:
     """Seconds of an epoch of `seeds` models, mer's way and eager; stages are added."""
     name = module.__name__.rpartition(".")[2].replace("_", "-")
-    config: TrainConfig = module.TRAINING
+    config = settings_of(module, small)
     mine, said = [], list[str]()
     with reproducible(0, None):
         models = [model_of(module, name, data, small) for _ in range(seeds)]
         program = Program(models, data, data, config, range(seeds), said.append)
         program.rehearse()
         stages: tuple[str | None, ...] = models[0].network.stages or (None,)
-        totals = [0.0] * EPOCHS
+        totals = [0.0] * (1 if small else EPOCHS)
         for number, stage in enumerate(stages):
             for model in models:
                 model.network.stage = stage
@@ -95,7 +108,7 @@ def epochs(module: ModuleType, data: Dataset, seeds: int, clock: Clock, small: b
             program.begin(
                 number, stage, [Optimization(m.network, config, total, stage, program.per_epoch) for m in models]
             )
-            for epoch in range(-2, EPOCHS):  # two epochs in which graphs are captured
+            for epoch in range(-1 if small else -2, len(totals)):  # two epochs in which graphs are captured
                 clock.wait()
                 begun = time.perf_counter()
                 program.epoch(epoch + 3, [True] * seeds)
@@ -119,14 +132,14 @@ def epochs(module: ModuleType, data: Dataset, seeds: int, clock: Clock, small: b
 
 def eager_epoch(module: ModuleType, name: str, data: Dataset, clock: Clock, small: bool) -> Time:
     """Seconds of an epoch of one model, its steps one after the other."""
-    config: TrainConfig = module.TRAINING
+    config = settings_of(module, small)
     model = model_of(module, name, data, small)
-    totals = [0.0] * EPOCHS
+    totals = [0.0] * (1 if small else EPOCHS)
     for number, stage in enumerate(model.network.stages or (None,)):
         model.network.stage = stage
         steps = PlainSteps(model, data, data, config, 0)
         steps.begin(number, stage, [Optimization(model.network, config, most_steps(data, config), stage)])
-        for epoch in range(-1, EPOCHS):
+        for epoch in range(-1, len(totals)):
             clock.wait()
             begun = time.perf_counter()
             steps.epoch(epoch + 2, [True])
@@ -140,8 +153,8 @@ def eager_epoch(module: ModuleType, name: str, data: Dataset, clock: Clock, smal
 def compiled(name: str, clock: Clock, count: int, small: bool) -> dict[str, Time | str]:
     """A step of one model on one batch: eager, compiled, and compiled with a graph."""
     module = ARCHS.load(name)
-    data = make_data(module, count).to(clock.device)
-    config: TrainConfig = module.TRAINING
+    data = data_of(module, count, small).to(clock.device)
+    config = settings_of(module, small)
     order = torch.argsort(data.cost)[-config.batch_size :].to(clock.device)
     batch, criterion = data.batch(order), Loss(config, data)
     found: dict[str, Time | str] = {}
@@ -172,9 +185,9 @@ def compiled(name: str, clock: Clock, count: int, small: bool) -> dict[str, Time
 def training(name: str, device: torch.device, count: int, epochs: int, seeds: int, small: bool) -> dict[str, Any]:
     """Seconds of a whole training of several seeds, from data in memory to measured validation."""
     module = ARCHS.load(name)
-    data = make_data(module, count)
+    data = data_of(module, count, small)
     cut, rows = len(data) * 4 // 5, torch.arange(len(data))
-    config = module.TRAINING.model_copy(update={"max_epochs": epochs, "patience": epochs})
+    config = settings_of(module, small).model_copy(update={"max_epochs": epochs, "patience": epochs})
     folds = {"all": Selection(data.select(rows[:cut]), data.select(rows[cut:]))}
     job = Job(name, module.Config(**(SMALL[name] if small else {})), config, folds, str(device), None)
     begun = time.perf_counter()

@@ -23,6 +23,8 @@ from fuse.data import Dataset, Laid
 
 EMOTIONS = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
 TARGET = Target(name="emotion", kind="classification", classes=EMOTIONS)
+LONGEST = 15.0
+"""Seconds."""
 SIGNAL = 0.3
 """How far a class's frames lie from the others', in standard deviations: so little that training has work to do."""
 FACE_FOUND = 0.95
@@ -47,9 +49,9 @@ FEATURES = {
 }
 
 
-def durations(count: int, random: torch.Generator) -> Tensor:
+def durations(count: int, random: torch.Generator, longest: float = LONGEST) -> Tensor:
     """Seconds of each utterance (N,)."""
-    return (2.5 * torch.exp(0.75 * torch.randn(count, generator=random))).clamp(0.3, 15)
+    return (2.5 * torch.exp(0.75 * torch.randn(count, generator=random))).clamp(0.3, longest)
 
 
 def features_of(module: ModuleType) -> dict[str, str]:
@@ -58,10 +60,10 @@ def features_of(module: ModuleType) -> dict[str, str]:
     return {modality: name for modality, name in found.items() if name}
 
 
-def make_data(module: ModuleType, count: int, seed: int = 0) -> Dataset:
+def make_data(module: ModuleType, count: int, seed: int = 0, longest: float = LONGEST) -> Dataset:
     """What an architecture reads, as it lies in memory after loading: fp16, one after the other."""
     random = torch.Generator().manual_seed(seed)
-    seconds = durations(count, random)
+    seconds = durations(count, random, longest)
     labels = torch.randint(0, len(EMOTIONS), (count,), generator=random)
     chosen = features_of(module)
     lengths = {m: (seconds * FEATURES[n].rate_hz).ceil().long() + FEATURES[n].extra for m, n in chosen.items()}
