@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import re
 from pathlib import Path
 from types import ModuleType
@@ -26,8 +27,10 @@ from cache_schema.settings import Spec  # noqa: E402
 from fuse import metrics  # noqa: E402
 from fuse.arch import Batch, Companion, outputs  # noqa: E402
 from fuse.archs import ARCHS  # noqa: E402
+from fuse.draws import Counting, Drawn, Noise  # noqa: E402
 from fuse.losses import Loss  # noqa: E402
 from fuse.model import Model  # noqa: E402
+from fuse.together import Together  # noqa: E402
 from fuse.train_config import TrainConfig  # noqa: E402
 
 CLASSIFICATION = Target(name="emotion", kind="classification", classes=("anger", "joy", "neutral", "sadness"))
@@ -43,6 +46,9 @@ UNREACHED: dict[str, dict[str, str]] = {
         "one edge has weight 1 in the softmax, whatever its score, so that what scores it has no part in the output."
     }
 }
+
+# Architectures whose seeds train one after the other, and why.
+APART = {"mfn": "torch.func cannot map over the cells of its memory, torch's LSTMCell"}
 
 # Modalities whose order an architecture does not see, as it reads their mean over time or, as symphonia, all pairs of
 # tokens alike: architecture -> modalities.
@@ -423,6 +429,43 @@ def test_gradients_are_those_of_finite_differences(arch: ModuleType) -> None:
 
     inputs = [batch.sequences[m].double().requires_grad_() for m in names]
     assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
+
+
+def test_seeds_together_are_each_alone(name: str, arch: ModuleType) -> None:
+    """As a leading dimension of one program: losses and gradients, each with its own batch, dropout and draws."""
+    if name in APART:
+        pytest.skip(APART[name])
+    models = [make_model(arch).train() for _ in range(2)]
+    with torch.no_grad():
+        for parameter in models[1].parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    alone = [copy.deepcopy(model) for model in models]
+    batches = [make_batch(arch, seed=seed) for seed in (0, 1)]
+    both = Batch(ids=(), **{k: _joined(v, vars(batches[1])[k]) for k, v in vars(batches[0]).items() if k != "ids"})
+
+    def loss(model: Any, batch: Batch) -> Tensor:
+        return loss_of(model, batch, CLASSIFICATION)
+
+    together, counted = Together(models), Counting()
+    with torch.no_grad():
+        together.each(loss, both, counted, shared=False)
+    noise = Noise.draw(counted.uniforms, counted.normals, [torch.Generator().manual_seed(s) for s in (0, 1)])
+    losses = together.each(loss, both, noise, shared=False)
+    together.backward(losses)
+    for place, (model, batch) in enumerate(zip(alone, batches, strict=True)):
+        with Drawn(noise.uniform[place], noise.normal[place]):
+            own = loss(model, batch)
+        own.backward()
+        torch.testing.assert_close(losses[place], own, rtol=1e-5, atol=1e-5)
+        for key, parameter in model.named_parameters():
+            found = models[place].get_parameter(key).grad
+            if parameter.grad is not None:
+                torch.testing.assert_close(found, parameter.grad, rtol=1e-3, atol=1e-5)
+
+
+def _joined(one: Any, other: Any) -> Any:
+    """Two batches' fields one after the other."""
+    return {k: torch.cat([v, other[k]]) for k, v in one.items()} if isinstance(one, dict) else torch.cat([one, other])
 
 
 def test_the_same_seed_gives_the_same_bits(arch: ModuleType) -> None:
