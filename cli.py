@@ -370,9 +370,9 @@ def main() -> None:
         if debug:
             raise
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, not loaded here
-            whose = "this machine's" if isinstance(error, MemoryError) else "the GPU's"
+            whose, said = "this machine's" if isinstance(error, MemoryError) else "the GPU's", first_line(error)
             _fail(
-                f"{whose} memory is full ({first_line(error) or 'out of memory'}). Free some, or ask for less: a smaller "
+                f"{whose} memory is full{f' ({said})' if said else ''}. Free some, or ask for less: a smaller "
                 "batch_size, fewer --jobs, a smaller --window, or --device cpu. What was finished is kept."
             )
         _fail(f"{type(error).__name__}: {first_line(error)}. This is a fault in mer itself; --debug shows where.")

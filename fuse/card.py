@@ -94,8 +94,8 @@ def _inputs(record: RunRecord) -> str:
 def _limits(record: RunRecord, metrics: Mapping[str, Any]) -> str:
     languages = sorted({str(c["language"]) for c in record.corpora})
     lines = [
-        f"- It knows the language of its data ({', '.join(languages) or 'not recorded'}), its speakers and its recording "
-        "conditions; nothing was measured on others.",
+        f"- It knows the language of its data ({', '.join(languages) or 'not recorded'}), its speakers and its "
+        "recording conditions; nothing was measured on others.",
         "- Its labels are what annotators agreed on; where they did not, there is no truth to be measured against.",
     ]
     weak = _weakest(metrics.get("per_seed", []))
