@@ -19,6 +19,7 @@ from fuse import metrics
 from fuse.loop import Epoch
 from fuse.model import Model
 from fuse.prediction import Predictions
+from fuse.report.tables import harmless
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -175,10 +176,13 @@ def tables(target: Target, found: Predictions) -> dict[str, Any]:
 
 
 def write_confusion(folder: Path, target: Target, table: Mapping[str, Any]) -> None:
-    """The confusion matrix of a classification target as CSV, a row per true class, a column per predicted one."""
+    """The confusion matrix of a classification target as CSV, a row per true class, a column per predicted one.
+
+    It is for people: a class whose name a spreadsheet would take for a formula has an apostrophe before it.
+    """
     if "confusion" not in table:
         return
     with (folder / CONFUSION).open("w", newline="", encoding="utf-8") as file:
-        out = csv.writer(file)
-        out.writerow(["true \\ predicted", *target.classes])
-        out.writerows([name, *row] for name, row in zip(target.classes, table["confusion"], strict=True))
+        out, names = csv.writer(file), [harmless(name) for name in target.classes]
+        out.writerow(["true \\ predicted", *names])
+        out.writerows([name, *row] for name, row in zip(names, table["confusion"], strict=True))

@@ -66,8 +66,8 @@ class Table:
         """Comma-separated; a text that a spreadsheet would take for a formula has an apostrophe before it."""
         file = io.StringIO()
         out = csv.writer(file, lineterminator="\n")
-        out.writerow(_harmless(c) for c in self.columns)
-        out.writerows([_harmless(c) for c in row] for row in self.rows)
+        out.writerow(harmless(c) for c in self.columns)
+        out.writerows([harmless(c) for c in row] for row in self.rows)
         return file.getvalue()
 
     def latex(self) -> str:
@@ -102,7 +102,8 @@ def _data(mime: str, text: str) -> str:
     return f"data:{mime};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
+    """The text of a CSV's cell, with an apostrophe before what a spreadsheet would take for a formula."""
     number = re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", text)
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") and not number else text
 

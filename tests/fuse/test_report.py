@@ -302,3 +302,12 @@ def test_plots_break_where_a_value_is_not_finite_and_keep_to_their_ticks() -> No
     assert ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0]) and ticks(1, 5, whole=True) == [1, 2, 3, 4, 5]
     low, high = spread([float("nan"), 2.0])
     assert low < 2 < high
+
+
+def test_a_class_that_is_a_formula_is_text_in_the_confusion_matrix(tmp_path: Path) -> None:
+    formula = "=cmd|' /C calc'!A0"
+    target = Target(name="label", kind="classification", classes=(formula, "joy"))
+    run_files.write_confusion(tmp_path, target, {"confusion": [[1, 2], [3, 4]]})
+    with (tmp_path / "confusion.csv").open(encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert rows == [["true \\ predicted", f"'{formula}", "joy"], [f"'{formula}", "1", "2"], ["joy", "3", "4"]]
