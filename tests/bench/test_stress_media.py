@@ -25,8 +25,8 @@ def two_encoders_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_damaged_files_among_good_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    table = stress_files(Path("corpus"), files=60, good_clips=3, seed=0, with_bombs=False)
-    assert "66 bad files and 3 good clips" in table
+    table = stress_files(Path("corpus"), files=45, good_clips=3, seed=0, with_bombs=False)
+    assert "51 bad files and 3 good clips" in table
     assert "bit by bit: mfcc 3, resnet 3" in table
 
 

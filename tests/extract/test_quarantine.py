@@ -153,7 +153,8 @@ def test_a_file_leads_to_no_other(tmp_path: Path, talk: Path, monkeypatch: pytes
         cv2.imwrite(str(tmp_path / name), np.full((8, 8, 3), 200 if "%" in name else 20, np.uint8))
     pictures = read(tmp_path / "p%03d.png", PICTURES).frames[FIVE]
     assert pictures.shape[0] == 1 and pictures.mean() == 200
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)  # the children began elsewhere
+    assert decode(Path(), Utterance(id="u", path="talk.mp4"), [SOUND]).unreadable == {}
     clip = decode(Path(), Utterance(id="u", path="concat:talk.mp4|talk.mp4"), [SOUND])
     assert reason(clip).endswith("No such file or directory")
 
