@@ -90,7 +90,9 @@ def predict(
     back = torch.argsort(torch.cat(rows))
     ordered = torch.cat(logits)[back]
     require_finite(ordered, model, data, context)
-    loss = float("nan") if criterion is None else loss_on(ordered, data, criterion, context)
+    loss = float("nan")
+    if criterion is not None:
+        loss = finite_loss(criterion(ordered, data.labels).item(), data, context)
     prediction, chances = decided(ordered, kind)
     return Predictions(
         ids=data.ids,
@@ -116,13 +118,12 @@ def require_finite(logits: Tensor, model: nn.Module, data: Dataset, context: str
         )
 
 
-def loss_on(logits: Tensor, data: Dataset, criterion: Loss, context: str) -> float:
-    """The mean loss of outputs (N, *C); nan without labels.
+def finite_loss(loss: float, data: Dataset, context: str) -> float:
+    """The mean loss on labelled data.
 
     Raises:
         DivergedError: it is not finite.
     """
-    loss = float("nan") if data.labels is None else criterion(logits, data.labels).item()
     if not math.isfinite(loss):
         raise DivergedError(f"{context}the loss on {len(data)} utterances is {loss:g}. Try a lower lr.")
     return loss

@@ -29,7 +29,7 @@ from fuse.losses import Loss
 from fuse.model import Model
 from fuse.optimize import Optimization
 from fuse.precision import computing
-from fuse.prediction import Seen, decided, loss_on, require_finite
+from fuse.prediction import Seen, decided, finite_loss, require_finite
 from fuse.steps import diverged, gradient_norm, hide_modalities, loss_of, place
 from fuse.timing import NoTiming
 from fuse.together import Together
@@ -87,6 +87,9 @@ class Program:
         kind = train.target.kind
         classes = () if kind == "regression" else (len(train.target.classes),)
         self.logits = torch.zeros(len(seeds), len(val), *classes, device=device)
+        if val.labels is None:
+            raise SettingsError("validation has no labels")
+        self.truth = val.labels.cpu().numpy()
         self._needs: dict[tuple[bool, str | None, Shape], tuple[int, int]] = {}
         self._where = ""
 
@@ -174,8 +177,9 @@ class Program:
             with self.graphs.stream(), torch.no_grad():
                 for shape in self.look_plan.shapes:
                     self.graphs.run(("look", shape), lambda shape=shape: self._look(shape))  # type: ignore[misc]
-            logits, labels = self.logits.cpu(), None if self.val.labels is None else self.val.labels.cpu()
-            return [self._seen(s, logits[s], labels) if alive else None for s, alive in enumerate(live)]
+            losses = torch.stack([self.criterion(own, self.val.labels) for own in self.logits]).tolist()
+            logits = self.logits.cpu()
+            return [self._seen(s, logits[s], losses[s]) if alive else None for s, alive in enumerate(live)]
 
     def step(self, shape: Shape) -> None:
         """One step: the same work whatever its number, which is read from the device."""
@@ -256,11 +260,10 @@ class Program:
                 self._needs[training, self.stage, shape] = (counting.uniforms, counting.normals)
         self.count.zero_()
 
-    def _seen(self, s: int, logits: Tensor, labels: Tensor | None) -> Seen:
+    def _seen(self, s: int, logits: Tensor, loss: float) -> Seen:
         where = f"seed {self.seeds[s]}, {f'{self.stage}, ' if self.stage else ''}{self._where}"
         context = f"Training diverged at {where}: "
         require_finite(logits, self.models[s], self.val, context)
-        loss = loss_on(logits, self.val, self.criterion, context)
         prediction, _ = decided(logits, self.val.target.kind)
-        assert labels is not None
-        return Seen(loss, metrics.measure(self.val.target, labels.numpy(), prediction.numpy()))
+        measured = metrics.measure(self.val.target, self.truth, prediction.numpy())
+        return Seen(finite_loss(loss, self.val, context), measured)
