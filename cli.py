@@ -18,6 +18,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+import verbs.bench
 import verbs.check
 import verbs.fuse
 import verbs.models
@@ -53,6 +54,7 @@ app = typer.Typer(
 app.add_typer(verbs.models.app, name="models")
 app.add_typer(verbs.store.app, name="store")
 app.add_typer(verbs.fuse.app, name="fuse")
+app.add_typer(verbs.bench.app, name="bench")
 app.command("check")(verbs.check.check)
 app.command("predict")(verbs.predict.predict)
 app.command("report")(verbs.report.report)
