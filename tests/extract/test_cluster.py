@@ -28,7 +28,7 @@ from cache_schema.rows import Failed
 from cache_schema.samples import Utterance
 from cache_schema.store import FeatureStore
 from cache_schema.verify import verify
-from extract import apart, cluster
+from extract import apart, cluster, dispatch
 from extract.run import Report, extract
 from extract.worker import Site, Work, device_for
 
@@ -217,7 +217,7 @@ def workers_of(pid: int) -> list[psutil.Process]:
 
 def test_an_utterance_that_kills_its_worker_is_a_recorded_failure(run: Any, patched: pytest.MonkeyPatch) -> None:
     patched.setenv("TEST_POISON", "u03")
-    patched.setattr(cluster, "TOLERATED_DEATHS", 0)
+    patched.setattr(dispatch, "TOLERATED_DEATHS", 0)
     said: list[str] = []
     report = run(workers=2, say=said.append)
     assert_complete(report.store, "mfcc")
@@ -305,8 +305,8 @@ def test_workers_that_do_not_come_back_end_the_run(run: Any, monkeypatch: pytest
     nobody = MagicMock(status="running")
     nobody.scheduler_info.return_value = {"workers": {}}
     monkeypatch.setattr(cluster, "_client", lambda *_: nullcontext(nobody))
-    monkeypatch.setattr(cluster, "RESTART_SECONDS", 0.0)
-    monkeypatch.setattr(cluster, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr(dispatch, "RESTART_SECONDS", 0.0)
+    monkeypatch.setattr(dispatch, "TICK_SECONDS", 0.01)
     with pytest.raises(DataError, match="died and could not be started again"):
         run(workers=2)
 
@@ -355,7 +355,7 @@ def work(run: Any, monkeypatch: pytest.MonkeyPatch) -> Work:
         raise Stop
 
     monkeypatch.setattr(cluster, "_client", lambda *_: nullcontext(MagicMock()))
-    monkeypatch.setattr(cluster, "_Dispatch", stop)
+    monkeypatch.setattr(cluster, "Dispatch", stop)
     with pytest.raises(Stop):
         run(workers=2)
     return told[0]
@@ -397,9 +397,9 @@ def test_a_hosts_workers_are_spread_over_its_gpus(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_worker_that_is_started_anew_takes_the_gpu_that_became_free() -> None:
-    ranks = cluster.ranked({"a": "one", "b": "one", "c": "one", "d": "two"}, {})
+    ranks = dispatch.ranked({"a": "one", "b": "one", "c": "one", "d": "two"}, {})
     assert (sorted(ranks[name] for name in "abc"), ranks["d"]) == ([0, 1, 2], 0)
     gone, *rest = sorted("abc", key=lambda name: ranks[name])
-    later = cluster.ranked(dict.fromkeys([*rest, "new"], "one") | {"d": "two"}, ranks)
+    later = dispatch.ranked(dict.fromkeys([*rest, "new"], "one") | {"d": "two"}, ranks)
     assert later["new"] == ranks[gone]
     assert [later[name] for name in rest] == [ranks[name] for name in rest]
