@@ -11,7 +11,7 @@ Encoders are full-size, with random weights, on the CPU. In one run, the variant
 Ratios are of the wall clock, and beside it of the processors' time of all processes, which other work on the machine
 disturbs less. Loading the models and starting the processes that decode count nowhere.
 
-    python -m bench.extract [--small] [--clips N] [--rounds N] [--write bench/results/extract.md]
+    python -m bench.extract [--small] [--parts loops,memory] [--clips N] [--rounds N] [--write bench/results/extract.md]
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Sizes:
         few: clips of the encoders that take a second for one.
         rounds: the median of so many is told.
         grown: clips of the smaller corpus of which memory is measured.
-        done: transcripts, or ten times the clips, of the run that finds all done.
+        done: transcripts of the run that finds all done; clips, a tenth of it.
         encoders: those that are set against the per-clip loop.
     """
 
@@ -119,12 +119,16 @@ def main(arguments: list[str] | None = None) -> Table:
     parser.add_argument("--texts", type=int, help="how many transcripts")
     parser.add_argument("--threads", type=int, help="of torch; one disturbs least where others use the machine")
     parser.add_argument("--rounds", type=int, help="the median of so many is told")
+    parser.add_argument("--parts", default="together,loops,memory,done", help="which of the four tables")
+    parser.add_argument("--encoders", help="those that are set against the per-clip loop")
     parser.add_argument("--write", type=Path, help="write what was printed to this file, too")
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
     asked = {name: getattr(options, name) for name in ("clips", "few", "texts", "rounds") if getattr(options, name)}
     sizes = replace(SMALL if options.small else Sizes(), **asked)
+    if options.encoders:
+        sizes = replace(sizes, encoders=tuple(options.encoders.split(",")))
     table = Table(judged=not options.small)
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
     table.say(f"{os.cpu_count()} cores ({_processor()}), {torch.get_num_threads()} threads, {versions}")
@@ -132,14 +136,17 @@ def main(arguments: list[str] | None = None) -> Table:
     table.say()
     with tempfile.TemporaryDirectory() as scratch, quiet(), kept_encoders():
         folder = Path(scratch)
-        prepare(folder, sizes)
-        together(table, folder, sizes)
-        per_clip.compare(table, folder, sizes.encoders, sizes.few, sizes.rounds)
-        memory(table, folder, sizes)
-        nothing_to_do(table, folder, sizes)
+        prepare(folder, sizes, TOGETHER if "together" in options.parts else ())
+        if "together" in options.parts:
+            together(table, folder, sizes)
+        if "loops" in options.parts:
+            per_clip.compare(table, folder, sizes.encoders, sizes.few, sizes.rounds)
+        if "memory" in options.parts:
+            memory(table, folder, sizes)
+        if "done" in options.parts:
+            nothing_to_do(table, folder, sizes)
     if options.write:
-        given = asked | ({"threads": options.threads} if options.threads else {})
-        command = " ".join(["python -m bench.extract", *(f"--{name} {value}" for name, value in given.items())])
+        command = " ".join(["python -m bench.extract", *(sys.argv[1:] if arguments is None else arguments)])
         head = f"# Extraction's speed\n\n`{command}`\n\n```\n"
         options.write.write_text(head + "\n".join(table.lines) + "\n```\n")
     return table
@@ -150,11 +157,11 @@ def _processor() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
-def prepare(folder: Path, sizes: Sizes) -> None:
-    """Make the corpora and the weights."""
+def prepare(folder: Path, sizes: Sizes, also: Sequence[str] = TOGETHER) -> None:
+    """Make the corpora, and the weights of the encoders of the loops and of these."""
     make_clips(folder / "clips", sizes.clips, *sizes.picture)
     make_texts(folder / "texts", sizes.texts)
-    for name in {*sizes.encoders, *TOGETHER}:
+    for name in {*sizes.encoders, *also}:
         if ENCODERS.load(name).HUB is not None:
             make_random_checkpoint(name, folder / "weights" / name, sizes.weights, seed=0)
 
