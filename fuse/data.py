@@ -146,7 +146,7 @@ class Dataset:
     def batch(
         self, rows: Int[Tensor, " B"], unit: Unit = "utterance", frames: Mapping[str, int] | None = None
     ) -> Batch:
-        """The utterances in `rows`, padded to the longest of them.
+        """The utterances in `rows`, padded to the longest of them, in the type in which they are stored.
 
         What lies in the padding, or where a modality is not available, is some other frame: `fuse.model.Model` empties
         it. For unit=dialogue, utterances of one dialogue are expected together and in order.
@@ -163,7 +163,7 @@ class Dataset:
             longest = max(int(length.max()), 1) if frames is None else frames[modality]
             offset = torch.arange(longest, device=flat.device)
             index = (self.starts[modality][rows, None] + offset).clamp_(max=len(flat) - 1)
-            sequences[modality] = _gathered(flat, index).float()
+            sequences[modality] = _gathered(flat, index)
             lengths[modality], indices[modality] = length, index
         dialogue = torch.arange(len(rows), device=rows.device)
         position = torch.zeros_like(dialogue)

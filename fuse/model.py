@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from fuse.arch import Architecture, Batch, Output
 from fuse.nn.lengths import frame_mask
 
+LARGE = 2**22
+"""Numbers of a batch from which on it does not stay in a CPU's cache."""
+
 
 class Model(nn.Module):
     """An architecture behind its door; what is trained, saved and loaded.
@@ -56,9 +59,7 @@ class Model(nn.Module):
             x = batch.sequences[modality]
             length = batch.lengths[modality] * available[:, column]
             scale, shift = self.get_buffer(f"scale_{modality}"), self.get_buffer(f"shift_{modality}")
-            empty = ~frame_mask(length, x.shape[1])
-            scaled = torch.addcmul(shift, x.to(scale.dtype), scale)
-            sequences[modality] = scaled.masked_fill_(empty.view(*empty.shape, *[1] * (x.ndim - 2)), 0.0)
+            sequences[modality] = standardized(x, length, scale, shift)
             lengths[modality] = length
         companions, there = {}, {}
         for name, modality in self.network.companions.items():
@@ -73,3 +74,19 @@ class Model(nn.Module):
             companions=companions,
             companions_there=there,
         )
+
+
+def standardized(x: Tensor, lengths: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """x * scale + shift in the type of `scale`, zero behind each utterance's end.
+
+    A CPU does a large batch utterance after utterance, each within its cache, and writes the memory of the result once.
+    """
+    if x.is_cuda or x.numel() < LARGE or torch._C._are_functorch_transforms_active():
+        empty = ~frame_mask(lengths, x.shape[1])
+        scaled = torch.addcmul(shift, x.to(scale.dtype), scale)
+        return scaled.masked_fill_(empty.view(*empty.shape, *[1] * (x.ndim - 2)), 0.0)
+    out = torch.empty(x.shape, dtype=scale.dtype)
+    for one, source, length in zip(out, x, lengths.tolist(), strict=True):
+        torch.addcmul(shift, source[:length].to(scale.dtype), scale, out=one[:length])
+        one[length:].zero_()
+    return out

@@ -54,6 +54,7 @@ from fuse.nn.landmarks import BROWS, EYES, FACE_POINTS, MOUTH, heatmaps
 from fuse.nn.lengths import frame_mask
 from fuse.nn.recurrent import LSTM
 from fuse.nn.transformer import EncoderLayer
+from fuse.precision import in_fp32
 from fuse.tables import Column, Row, Table
 from fuse.train_config import TrainConfig
 
@@ -318,8 +319,26 @@ class LandmarkMask(nn.Module):
             maps = heatmaps(points, batch.companions_there["landmarks"].flatten(), side)
         else:
             maps = frames.new_zeros(math.prod(shape), side, side)
-        a = torch.sigmoid(self.convolution(maps[:, None].to(frames.dtype)))  # (5)
+        a = torch.sigmoid(
+            one_filter(maps[:, None].to(frames.dtype), self.convolution.weight, self.convolution.bias)
+        )  # (5)
         return F.avg_pool2d(a, self.scale).reshape(*shape, -1)
+
+
+@in_fp32
+def one_filter(
+    maps: Float[Tensor, "n 1 S S"], weight: Float[Tensor, "1 1 k k"], bias: Float[Tensor, " 1"] | None
+) -> Float[Tensor, "n 1 S S"]:
+    """A convolution with one filter over many pictures of one channel, padded so that they keep their size.
+
+    A CPU does it three times as fast with the pictures as the channels of a single one, each with the same filter.
+    """
+    padding = weight.shape[-1] // 2
+    if maps.is_cuda or not len(maps) or torch._C._are_functorch_transforms_active():
+        return F.conv2d(maps, weight, bias, padding=padding)
+    pictures = maps.transpose(0, 1)
+    own = weight.expand(len(maps), -1, -1, -1), None if bias is None else bias.expand(len(maps))
+    return F.conv2d(pictures, *own, padding=padding, groups=len(maps)).transpose(0, 1)
 
 
 class FaceBranch(nn.Module):

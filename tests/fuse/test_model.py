@@ -1,0 +1,36 @@
+"""What a CPU does in another order for speed gives the same numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fuse import model
+from fuse.archs.symphonia import one_filter
+
+
+def test_a_large_batch_is_standardised_as_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, lengths = torch.randn(3, 5, 7, 4).half(), torch.tensor([5, 0, 2])
+    x[1], x[2, 2:] = torch.nan, torch.inf
+    scale, shift = torch.rand(7, 4), torch.randn(7, 4)
+    small = model.standardized(x, lengths, scale, shift)
+    monkeypatch.setattr(model, "LARGE", 0)
+    large = model.standardized(x, lengths, scale, shift)
+    assert torch.equal(small, large) and large.dtype == torch.float32
+    assert not large[1].any() and not large[2, 2:].any() and large.isfinite().all()
+
+
+def test_one_filter_over_many_pictures_is_a_convolution() -> None:
+    maps, bias = (torch.rand(6, 1, 9, 9) < 0.2).float(), torch.randn(1, requires_grad=True)
+    weight = torch.randn(1, 1, 5, 5, requires_grad=True)
+    found, wanted = one_filter(maps, weight, bias), F.conv2d(maps, weight, bias, padding=2)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    upstream = torch.randn_like(wanted)
+    for one, other in zip(
+        torch.autograd.grad(found, (weight, bias), upstream),
+        torch.autograd.grad(wanted, (weight, bias), upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert one_filter(maps[:0], weight, bias).shape == (0, 1, 9, 9)
