@@ -1,11 +1,13 @@
 """Stress of extraction: a corpus of damaged files, with good clips among them, and damaged annotations.
 
     python -m bench.stress_media [files] [annotations] [seed]
+    python -m bench.stress_media --speed
 
 The files (`bench.hostile_media`) are extracted as a folder, twice, and the good clips among them once more alone. Every
 file ends as a recorded failure, or is read, the same way both times; the good clips' features are those of the run
 without the bad ones. Each damaged root of annotations (`bench.hostile_annotations`) is enumerated and its samples are
-stored, or refused in one line. The figures of one run are in `bench/results/stress_media.md`.
+stored, or refused in one line. `--speed` compares decoding in processes with decoding in threads. The figures of one
+run are in `bench/results/stress_media.md`.
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -28,14 +33,18 @@ from bench.hostile_annotations import hostile_roots
 from bench.hostile_media import bombs, hostile_files, make_good, make_special
 from cache_schema.canonical import sha256_hex
 from cache_schema.errors import MerError
+from cache_schema.samples import Utterance
 from cache_schema.store import FeatureStore
-from extract import pipeline, quarantine
+from extract import media, pipeline, quarantine
 from extract.datasets import DATASETS
+from extract.encoder import FrameRequest, Needs
 from extract.run import extract
 from extract.synthetic import SyntheticSpec, make_corpus
 
 ENCODERS = ("mfcc", "logmel", "resnet")
+SETTINGS = ("resnet.fps=1",)
 GOOD_CLIPS = 40
+RUNS_AT_ONCE = 3
 DATASET = "folder"
 
 
@@ -106,7 +115,9 @@ def extract_and_measure(root: Path, store: Path) -> dict[str, Any]:
         start(self, *given)
 
     with patch.object(pipeline, "decode", timed), patch.object(quarantine._Child, "__init__", counted):
-        report = extract(DATASET, root, str(store), encoders=ENCODERS, weights="random-small", device="cpu")
+        report = extract(
+            DATASET, root, str(store), encoders=ENCODERS, weights="random-small", device="cpu", settings=SETTINGS
+        )
     quarantine.close()
     return {
         "seconds": report.seconds,
@@ -160,12 +171,13 @@ def enumerate_hostile(folder: Path, count: int, seed: int) -> Iterator[tuple[str
 def stress_files(folder: Path, files: int, good_clips: int, seed: int, with_bombs: bool = True) -> str:
     """Extract the hostile corpus twice and the good clips alone; the tables, after all has been checked."""
     kinds, good = make_root(folder / "hostile", files, good_clips, seed, with_bombs)
-    first = run_apart(folder / "hostile", folder / "first")
-    again = run_apart(folder / "hostile", folder / "again")
     (folder / "good").mkdir()
     for name in good:
         shutil.copy(folder / "hostile" / f"{name}.mp4", folder / "good")
-    alone = run_apart(folder / "good", folder / "alone")
+    roots = (folder / "hostile", folder / "hostile", folder / "good")
+    stores = [folder / name for name in ("first", "again", "alone")]
+    with ThreadPoolExecutor(RUNS_AT_ONCE) as pool:
+        first, again, alone = pool.map(run_apart, roots, stores)
     return compared(kinds, good, first, again, alone)
 
 
@@ -213,9 +225,35 @@ def stress_annotations(folder: Path, count: int, seed: int) -> str:
     return "\n".join(lines)
 
 
+def speed(folder: Path, clips: int = 200, rounds: int = 7) -> str:
+    """Seconds of decoding in processes over seconds in as many threads, round by round; the median of each."""
+    make_corpus(folder / "corpus", SyntheticSpec(train=24, dev=1, test=1))
+    sounds, pictures = Needs(audio_hz=16000), Needs(frames=FrameRequest(5.0, "whole", 224))
+    files = sorted((folder / "corpus" / "train_splits").iterdir())
+    utterances = [Utterance(id=str(n), path=files[n % len(files)].name) for n in range(clips)]
+    lines = [f"decoding apart, {clips} clips, {pipeline.DECODE_THREADS} at once, median of {rounds} rounds"]
+    for what, needs in (("sound", [sounds]), ("pictures", [pictures]), ("both", [sounds, pictures])):
+        ratios = []
+        for number in range(rounds + 1):
+            seconds = []
+            for decode in (media.decode, quarantine.decode):
+                with ThreadPoolExecutor(pipeline.DECODE_THREADS) as pool:
+                    began = time.perf_counter()
+                    list(pool.map(decode, repeat(files[0].parent), utterances, repeat(needs)))
+                    seconds.append(time.perf_counter() - began)
+            if number:  # the first starts the processes
+                ratios.append(seconds[1] / seconds[0])
+        lines += [f"  {what:10}{statistics.median(ratios):6.2f} times the seconds of threads"]
+    return "\n".join(lines)
+
+
 def main(arguments: list[str]) -> None:
     if arguments[:1] == ["--extract"]:
         print(json.dumps(extract_and_measure(Path(arguments[1]), Path(arguments[2]))))
+        return
+    if arguments == ["--speed"]:
+        with tempfile.TemporaryDirectory() as scratch:
+            print(speed(Path(scratch)))
         return
     files, annotations, seed = (int(a) for a in (*arguments, *("1986", "1000", "0")[len(arguments) :]))
     with tempfile.TemporaryDirectory() as scratch:

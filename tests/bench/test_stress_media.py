@@ -21,6 +21,7 @@ def two_encoders_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(stress_media, "run_apart", run_here)
     monkeypatch.setattr(stress_media, "ENCODERS", ("mfcc", "resnet"))
+    monkeypatch.setattr(stress_media, "RUNS_AT_ONCE", 1)
 
 
 def test_damaged_files_among_good_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
