@@ -4,6 +4,7 @@
   or a JSON file of lists.
 - Labels: a computational sequence (.csd), an HDF5 file with `features` and `intervals` by video; or MMSA's label.csv,
   which has a line per clip with text, sentiment and split.
+- Words: a computational sequence with the time of every word, which is optional.
 - Clips: cut (one file per clip) or whole videos, to which intervals apply, as pictures with sound or sound alone.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 import ast
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from cache_schema.errors import DataError, first_line
 from cache_schema.samples import Corpus, Split, Utterance
+from extract.alignment import word_times
 from extract.dataset import (
     COUNT,
     LONGEST_SECONDS,
@@ -51,11 +53,14 @@ LABEL_COLUMNS = ("video_id", "clip_id", "text", "label")
 LOWEST, HIGHEST = -3.0, 3.0
 MOST_SEGMENTS = 1_000_000
 """Of one video."""
+PAUSE = "sp"
+"""What a word sequence holds between words."""
 SPREADSHEET = "#NAME?"
 LONGEST_ID = 200
 """Bytes of a video's id, to which a clip's file adds its number and suffix."""
 
 T = TypeVar("T")
+_Features = TypeVar("_Features", bound=Sized)
 
 
 @dataclass(frozen=True)
@@ -207,6 +212,27 @@ def read_sequence(file: Path, width: int) -> dict[str, tuple[NDArray[np.float64]
     Raises:
         DataError: it is no HDF5 file of the SDK, leads to another file, or holds arrays of other shapes.
     """
+    return _read(file, lambda segments: _numbers(file, segments, "features", width))
+
+
+def read_words(file: Path) -> dict[str, list[tuple[str, float, float]]]:
+    """Video id -> word, begin and end in seconds of a word sequence (.csd), in order, without its pauses.
+
+    Raises:
+        DataError: as `read_sequence`.
+    """
+    spoken = {}
+    for video, (words, intervals) in _read(file, lambda segments: _words(file, segments)).items():
+        timed = zip(words, intervals.tolist(), strict=True)
+        spoken[video] = sorted(
+            ((word, start, end) for word, (start, end) in timed if word != PAUSE and 0 <= start <= end),
+            key=lambda found: found[1:],
+        )
+    return spoken
+
+
+def _read(file: Path, read: Callable[[Any], _Features]) -> dict[str, tuple[_Features, NDArray[np.float64]]]:
+    """Video id -> what `read` finds in its group, and its intervals (segments, 2)."""
     import h5py
 
     found = {}
@@ -219,13 +245,65 @@ def read_sequence(file: Path, width: int) -> dict[str, tuple[NDArray[np.float64]
             for video in data:
                 _require_id(video, str(file))
                 segments = _own(file, data, video)
-                found[video] = _numbers(file, segments, "features", width), _numbers(file, segments, "intervals", 2)
+                found[video] = read(segments), _numbers(file, segments, "intervals", 2)
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{file} cannot be read as a computational sequence (HDF5): {first_line(error)}.") from error
     for video, (features, intervals) in found.items():
         if len(features) != len(intervals):
             raise DataError(f"{file}: {video} has {len(features)} labels and {len(intervals)} intervals.")
     return found
+
+
+def with_word_times(
+    root: Path, names: Sequence[str], utterances: list[Utterance], spans: Mapping[str, tuple[float, float]]
+) -> tuple[list[Utterance], list[str]]:
+    """The utterances with the times of their words, where a word sequence lies in the root; notes.
+
+    Args:
+        root: the data root; the sequence lies there or up to two folders below.
+        names: of the sequence.
+        utterances: as they are.
+        spans: by id, where in its video an utterance lies, in seconds; its words are those whose middle is there.
+    """
+    file = find_file(root, names)
+    if file is None:
+        return utterances, []
+    spoken = read_words(file)
+    found, other = [], []
+    for utterance in utterances:
+        words, span = spoken.get(utterance.dialogue or ""), spans.get(utterance.id)
+        if words is not None and span is not None and utterance.text is not None:
+            own = [
+                (word, max(start - span[0], 0.0), max(end - span[0], 0.0))
+                for word, start, end in words
+                if span[0] <= (start + end) / 2 < span[1]
+            ]
+            times = word_times(utterance.text, own)
+            if times is None:
+                other.append(utterance.id)
+            utterance = utterance.model_copy(update={"word_times": times})
+        found.append(utterance)
+    given = sum(u.word_times is not None for u in found)
+    notes = [f"{file.name} says when the words of {given} of {len(found)} utterances are spoken."]
+    if other:
+        notes.append(f"it has other words than the text of {len(other)} utterances: {some(other)}.")
+    return found, notes
+
+
+def _words(file: Path, segments: Any) -> list[str]:
+    stored = _own(file, segments, "features")
+    if stored.external or stored.is_virtual:
+        raise DataError(f"{file}: {segments.name}/features lies in another file, which is not followed.")
+    if (
+        len(stored.shape) != 2
+        or stored.shape[1] != 1
+        or stored.shape[0] > MOST_SEGMENTS
+        or stored.dtype.kind not in "SO"
+    ):
+        raise DataError(
+            f"{file}: {segments.name}/features holds no words (segments, 1): {stored.dtype} {stored.shape}."
+        )
+    return [w.decode("utf-8", "replace") if isinstance(w, bytes) else str(w) for w in stored[()][:, 0].tolist()]
 
 
 def _own(file: Path, group: Any, name: str) -> Any:

@@ -44,6 +44,7 @@ from extract.cmu_sdk import (
     read_sequence,
     require_sentiment,
     summed_up,
+    with_word_times,
 )
 from extract.dataset import (
     COUNT,
@@ -66,6 +67,7 @@ ROOT/Raw/Videos/Segmented/Combined/VIDEO_CLIP.mp4       or Raw/VIDEO/CLIP.mp4, a
 ROOT/Raw/Transcript/Segmented/Combined/VIDEO.txt        lines VIDEO___CLIP___START___END___TEXT
 ROOT/CMU_MOSEI_Labels.csd                               labels of the SDK: sentiment and emotions
 ROOT/label.csv                                          of MMSA: sentiment, text and the official 22,856
+ROOT/CMU_MOSEI_TimestampedWords.csd                     optional, of the SDK: when each word is spoken
 ROOT/cmu_mosei_std_folds.py                             folds of the SDK, or cmu_standard_folds.json; label.csv has them
 One kind of labels is enough. Raw/Videos/Full/Combined and Raw/Audio/Full/WAV_16000 are read without cut videos.
 https://github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK, https://github.com/thuiar/MMSA"""
@@ -86,6 +88,7 @@ CORPUS = Corpus(
 OFFICIAL_COUNTS = {"train": 16_326, "val": 1871, "test": 4659}
 SDK_COUNTS = {"train": 16_327, "val": 1871, "test": 4662}
 LABEL_SEQUENCES = ("CMU_MOSEI_Labels.csd", "All Labels.csd")
+WORD_SEQUENCES = ("CMU_MOSEI_TimestampedWords.csd", "words.csd")
 PLACES = (
     Place("Raw/Videos/Segmented/Combined", "{video}_{clip}.mp4"),
     Place("Raw/{video}", "{clip}.mp4"),
@@ -166,8 +169,10 @@ def enumerate_corpus(root: Path, probe: Probe) -> Enumeration:
         _utterance(root, key, label, folds.get(key[0]), lines.get(key), clips, probe)
         for key, label in ordered(labels, folds)
     ]
+    spans = {f"{video}_{clip}": (line.start, line.end) for (video, clip), line in lines.items()}
+    utterances, timed = with_word_times(root, WORD_SEQUENCES, utterances, spans)
     found = summed_up(CORPUS, utterances, folds, OFFICIAL_COUNTS, clips)
-    found.notes.extend(notes)
+    found.notes.extend([*notes, *timed])
     if {split: sum(u.split == split for u in utterances) for split in SDK_COUNTS} == SDK_COUNTS:
         found.notes.append("these are the SDK's own counts; label.csv lists the official sentences.")
     return found

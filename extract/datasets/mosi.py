@@ -38,6 +38,7 @@ from extract.cmu_sdk import (
     read_sequence,
     require_sentiment,
     summed_up,
+    with_word_times,
 )
 from extract.dataset import (
     COUNT,
@@ -58,6 +59,7 @@ LAYOUT = """\
 ROOT/Raw/Video/Segmented/VIDEO_CLIP.mp4                 or Raw/VIDEO/CLIP.mp4, as MMSA cuts them
 ROOT/Raw/Transcript/Segmented/VIDEO.annotprocessed      lines CLIP_DELIM_TEXT
 ROOT/CMU_MOSI_Opinion_Labels.csd                        labels of the SDK, or label.csv of MMSA
+ROOT/CMU_MOSI_TimestampedWords.csd                      optional, of the SDK: when each word is spoken
 ROOT/cmu_mosi_std_folds.py                              folds of the SDK, or cmu_standard_folds.json; label.csv has them
 Raw/Audio/WAV_16000/Segmented, Raw/Video/Full and Raw/Audio/WAV_16000/Full are read where there are no cut videos.
 https://github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK, https://github.com/thuiar/MMSA"""
@@ -71,6 +73,7 @@ CORPUS = Corpus(
 
 OFFICIAL_COUNTS = {"train": 1284, "val": 229, "test": 686}
 LABEL_SEQUENCES = ("CMU_MOSI_Opinion_Labels.csd", "OpinionLevelSentiment.csd", "Opinion Segment Labels.csd")
+WORD_SEQUENCES = ("CMU_MOSI_TimestampedWords.csd", "words.csd")
 PLACES = (
     Place("Raw/Video/Segmented", "{video}_{clip}.mp4"),
     Place("Raw/{video}", "{clip}.mp4"),
@@ -113,7 +116,11 @@ def enumerate_corpus(root: Path, probe: Probe) -> Enumeration:
         _utterance(root, video, clip, value, folds.get(video), spans.get((video, clip)), texts, clips, probe)
         for (video, clip), value in ordered(sentiments, folds)
     ]
-    return summed_up(CORPUS, utterances, folds, OFFICIAL_COUNTS, clips)
+    of_id = {f"{video}_{clip}": span for (video, clip), span in spans.items()}
+    utterances, notes = with_word_times(root, WORD_SEQUENCES, utterances, of_id)
+    found = summed_up(CORPUS, utterances, folds, OFFICIAL_COUNTS, clips)
+    found.notes.extend(notes)
+    return found
 
 
 def _transcripts(root: Path) -> dict[tuple[str, int], str | None]:

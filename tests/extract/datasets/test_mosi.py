@@ -197,3 +197,29 @@ def test_a_whole_video_without_intervals_is_refused(tmp_path: Path) -> None:
     write_video(tmp_path / "Raw" / "Video" / "Full" / "a.mp4", [90])
     with pytest.raises(DataError, match="is a whole video, and nothing says where clip 1 lies in it"):
         read(tmp_path)
+
+
+def test_the_sdks_word_times_are_those_of_the_transcripts(release: Path, tmp_path: Path) -> None:
+    root = tmp_path / "mosi"
+    root.mkdir()
+    for name in ("CMU_MOSI_Opinion_Labels.csd", "cmu_mosi_std_folds.py", "Raw"):
+        (root / name).symlink_to(release / name)
+    words = [("anyhow", 0.1, 0.2), ("sp", 0.2, 0.25), ("it", 0.25, 0.3), ("was", 0.3, 0.4), ("really", 0.4, 0.6)]
+    words += [("good", 0.6, 0.85), ("they", 1.0, 1.1), ("did", 1.1, 1.3), ("really", 1.4, 1.6)]
+    with h5py.File(root / "CMU_MOSI_TimestampedWords.csd", "w") as content:
+        data = content.require_group("words/data/03bSnISJMiM")
+        data["features"] = np.array([[word.encode()] for word, _, _ in words])
+        data["intervals"] = np.array([times for _, *times in words])
+    found = read(root)
+    by = {u.id: u for u in found.utterances}
+    expected = (0.1, 0.2, 0.25, 0.3, 0.3, 0.4, 0.4, 0.6, 0.6, 0.85)
+    assert by["03bSnISJMiM_1"].word_times == pytest.approx(expected)
+    assert by["03bSnISJMiM_2"].word_times is None  # did for didn't
+    assert any("the words of 1 of" in note for note in found.notes)
+    assert any("other words than the text of 1 utterances: 03bSnISJMiM_2" in note for note in found.notes)
+    with h5py.File(root / "CMU_MOSI_TimestampedWords.csd", "w") as content:
+        data = content.require_group("words/data/03bSnISJMiM")
+        data["features"] = np.zeros((3, 1))
+        data["intervals"] = np.zeros((3, 2))
+    with pytest.raises(DataError, match="holds no words"):
+        read(root)
