@@ -188,19 +188,20 @@ def row_bar(what: str) -> Iterator[Callable[[int, int, int], None]]:
 
 
 @contextmanager
-def epoch_bar(runs: int) -> Iterator[Callable[[Epoch], None]]:
-    """A bar over the epochs of `runs` trainings; its total is what they take if none stops early."""
+def epoch_bar(runs: int | None) -> Iterator[Callable[[Epoch], None]]:
+    """A bar over the epochs of `runs` trainings; its total is what they take if none stops early. None: it is not known
+    beforehand how many there are, and the bar counts."""
     seen = itertools.count(1)
     with _bar("train") as show:
         yield lambda epoch: show(
             next(seen),
-            runs * epoch.folds * epoch.max_epochs,
+            None if runs is None else runs * epoch.folds * epoch.max_epochs,
             f"seed {epoch.seed}, epoch {epoch.epoch}: validation loss {epoch.val_loss:.3f}",
         )
 
 
 @contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
+def _bar(what: str) -> Iterator[Callable[[int, int | None, str], None]]:
     """A bar with a rate and the time left on stderr; nothing where stderr is not a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -216,7 +217,7 @@ def _bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
     with Progress(*columns, console=ERR, disable=not shown, speed_estimate_period=SPEED_OVER_SECONDS) as bar:
         task = bar.add_task(what, total=None, rate="", note="")
 
-        def show(done: int, total: int, note: str) -> None:
+        def show(done: int, total: int | None, note: str) -> None:
             speed = bar.tasks[task].speed
             bar.update(task, completed=done, total=total, rate=f"{speed:.1f}/s" if speed else "", note=note)
 

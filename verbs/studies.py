@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from terminal import OUT, over_seeds, print_json, say, table_of
+from terminal import OUT, epoch_bar, over_seeds, print_json, say, table_of
 from verbs.fuse_options import (
     Arch,
     Device,
@@ -73,24 +73,26 @@ def sweep(
     """
     from fuse.sweep import sweep as run_sweep
 
-    found = run_sweep(
-        store,
-        dataset,
-        arch,
-        trials=trials,
-        seeds=seeds,
-        search=search or (),
-        metric=metric,
-        modalities=listed(modalities) or None,
-        features=pairs(features),
-        target=target,
-        assignments=settings or [],
-        protocol=protocol_of("official", val, groups, "", ""),
-        out=out,
-        device=device,
-        jobs=jobs,
-        say=say,
-    )
+    with epoch_bar(trials * seeds) as progress:
+        found = run_sweep(
+            store,
+            dataset,
+            arch,
+            trials=trials,
+            seeds=seeds,
+            search=search or (),
+            metric=metric,
+            modalities=listed(modalities) or None,
+            features=pairs(features),
+            target=target,
+            assignments=settings or [],
+            protocol=protocol_of("official", val, groups, "", ""),
+            out=out,
+            device=device,
+            jobs=jobs,
+            progress=progress,
+            say=say,
+        )
     if as_json:
         print_json(found)
         return
@@ -141,21 +143,23 @@ def ablate(
     """
     from fuse.ablate import ablate as run_ablation
 
-    found = run_ablation(
-        store,
-        dataset,
-        arch,
-        tables=listed(tables),
-        assignments=settings or [],
-        features=pairs(features),
-        target=target,
-        protocol=protocol_of(folds, val, groups, "", ""),
-        seeds=seeds,
-        out=out,
-        device=device,
-        jobs=jobs,
-        say=say,
-    )
+    with epoch_bar(None) as progress:
+        found = run_ablation(
+            store,
+            dataset,
+            arch,
+            tables=listed(tables),
+            assignments=settings or [],
+            features=pairs(features),
+            target=target,
+            protocol=protocol_of(folds, val, groups, "", ""),
+            seeds=seeds,
+            out=out,
+            device=device,
+            jobs=jobs,
+            progress=progress,
+            say=say,
+        )
     if as_json:
         print_json(found)
         return
@@ -237,19 +241,21 @@ def robustness(
         numbers = [float(share) for share in listed(shares)]
     except ValueError as error:
         raise typer.BadParameter(f"{shares!r} is no list of numbers.", param_hint="--shares") from error
-    found = measure(
-        run,
-        kind=kind,
-        at=at,
-        shares=numbers or None,
-        modalities=listed(modalities) or None,
-        noise=noise,
-        store_path=store,
-        device=device,
-        out=out,
-        jobs=jobs,
-        say=say,
-    )
+    with epoch_bar(None) as progress:
+        found = measure(
+            run,
+            kind=kind,
+            at=at,
+            shares=numbers or None,
+            modalities=listed(modalities) or None,
+            noise=noise,
+            store_path=store,
+            device=device,
+            out=out,
+            jobs=jobs,
+            progress=progress,
+            say=say,
+        )
     if as_json:
         print_json(found)
         return
