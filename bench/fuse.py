@@ -6,7 +6,7 @@ every batch padded to the data set's longest utterance, eager float32; the same 
 gathers batches of about equal lengths from flat fp16 tensors and computes as the training setting `precision` says.
 Both have one torch thread; lengths are MELD's (`bench/meld_like.py`).
 
-A plain epoch's batches all have the same shape, so that no more than PLAIN_STEPS of them are timed. An architecture
+A plain epoch's batches all have the same shape, so that no more than a few of them are timed. An architecture
 that trains in stages is timed in each, and the stages' epochs are added.
 
     python -m bench.fuse [--count 512] [--archs hff,symphonia] [--small] [--write bench/results/fuse.md]
@@ -225,11 +225,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=512, help="utterances")
     parser.add_argument("--archs", default="", help="comma-separated; default all, baselines included")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of which medians are told")
+    parser.add_argument("--plain-steps", type=int, default=PLAIN_STEPS, help="of a plain epoch that are timed")
     parser.add_argument("--epochs", type=int, default=12, help="of each of the five seeds")
     parser.add_argument("--small", action="store_true", help="so little that only errors show")
     parser.add_argument("--write", type=Path, help="a Markdown file for the results")
     given = parser.parse_args(arguments)
-    rounds, plain_steps = (1, 1) if given.small else (ROUNDS, PLAIN_STEPS)
+    rounds, plain_steps = (1, 1) if given.small else (given.rounds, given.plain_steps)
     count, epochs = (12, 1) if given.small else (given.count, given.epochs)
     longest = 0.8 if given.small else LONGEST
     names = [name for name in given.archs.split(",") if name] or ARCHS.names()
