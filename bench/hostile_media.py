@@ -231,7 +231,7 @@ def bombs() -> dict[str, Content]:
     return {
         "square.png": _png(12_000, 8_000),
         "wide.png": _png(500_000, 20),
-        "square.jpg": _jpeg_header(65_500, 65_500),
+        "large.jpg": _jpeg_header(65_500, 65_500),
         "silence.wav": _wav(1, 1, 0xFFFFFFF0),
         "fast.wav": _wav(0x7FFFFFFF, 2, 4000),
         "channels.wav": _wav(8000, 65_535, 4000),
