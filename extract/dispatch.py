@@ -104,7 +104,9 @@ class Dispatch:
         if self.client.status != "running":
             raise CancelledError
         try:
-            hosts = {address: facts["host"] for address, facts in self.client.scheduler_info()["workers"].items()}
+            # `scheduler_info` would do, were its answer not replaced now and then by one without workers
+            workers = self.client.sync(self.client.scheduler.identity, n_workers=-1)["workers"]
+            hosts = {address: facts["host"] for address, facts in workers.items()}
             self.ranks = ranked(hosts, self.ranks)
             new = hosts.keys() - self.known
             ask = partial(self.client.run, unfit, self.work, self.ranks, on_error="return")

@@ -303,7 +303,7 @@ def test_another_version_on_a_worker_is_one_line(
 
 def test_workers_that_do_not_come_back_end_the_run(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     nobody = MagicMock(status="running")
-    nobody.scheduler_info.return_value = {"workers": {}}
+    nobody.sync.return_value = {"workers": {}}
     monkeypatch.setattr(cluster, "_client", lambda *_: nullcontext(nobody))
     monkeypatch.setattr(dispatch, "RESTART_SECONDS", 0.0)
     monkeypatch.setattr(dispatch, "TICK_SECONDS", 0.01)
