@@ -88,6 +88,7 @@ def _launch(
         sequences=sequences,
         **chosen,
         num_warps=kernels.WARPS,
+        maxnreg=kernels.REGISTERS,
     )
 
 

@@ -27,6 +27,8 @@ SEQUENCES = 8
 CHUNK = 16
 """Columns of the weights read at a time: the shortest sum of the matrix units."""
 WARPS = 8
+REGISTERS = 255
+"""What a thread may have, all there are: left to itself the compiler spills some to fit two programs side by side."""
 
 
 @triton.jit
