@@ -193,6 +193,16 @@ def test_kernels_are_right_by_the_interpreter() -> None:
         assert error < 1e-6, name
 
 
+def test_launches_ask_nothing_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device there are no numbers that a launch could wait for."""
+    recorders = apart.without_device(monkeypatch, "active_adamw")
+    from fuse.kernels.active_adamw import launch
+
+    for _, inputs in hostile(torch.device("meta"), torch.float32):
+        launch.step(*inputs, programs=3)
+    assert all(recorder.launches for recorder in recorders)
+
+
 def compiled() -> list[dict[str, Any]]:
     """What the kernels need on every kind of GPU, for a branch of 1000 experts."""
     from fuse.kernels.active_adamw import launch

@@ -133,6 +133,24 @@ def test_kernels_are_right_by_the_interpreter() -> None:
         assert max(errors) < (3e-4 if "'parts': 1" in name else 1e-6), f"{name}: {errors}"
 
 
+def test_launches_ask_nothing_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device there are no numbers that a launch could wait for."""
+    recorders = apart.without_device(monkeypatch, "recurrent")
+    from fuse.kernels.recurrent import launch
+
+    for name, (x, _, w_rec, b_in, _, lengths) in hostile(torch.device("meta"), torch.float32, 2):
+        gates = x.new_empty(*b_in.shape[:2], *x.shape[1:3], b_in.shape[2])
+        if "GRU" in name:
+            states, kept = launch.gru_forward(gates, w_rec, b_in[..., : w_rec.shape[-1]], lengths)
+            grads = launch.gru_backward(states, states, kept, w_rec, lengths)
+        else:
+            states, kept = launch.lstm_forward(gates, w_rec, lengths)
+            grads = launch.lstm_backward(states, kept, w_rec, lengths)
+        assert states.shape == (*gates.shape[:-1], w_rec.shape[-1])
+        assert grads.shape == (*gates.shape[:-1], 4 * w_rec.shape[-1])
+    assert all(recorder.launches for recorder in recorders)
+
+
 def _compiled(capability: int, kinds: str, hidden: int, directions: int) -> list[dict[str, Any]]:
     """What the kernels need on a GPU of a compute capability, forward and backward, in float32."""
     from fuse.kernels.recurrent import launch
