@@ -119,12 +119,12 @@ def test_a_step_can_be_captured(
         program.epoch(1, [True] * len(seeds))
         program.look([True] * len(seeds))
         before = program.log.clone()
-        for shape in program.buckets.in_order().shapes:
-            program.count.zero_()
+        for number, shape in enumerate(program.buckets.epoch(seeds, 0, 1).shapes):
+            program.count.fill_(number)
             assert captures(lambda shape=shape: program.step(shape)) > 100
         assert not torch.equal(before, program.log)
-        for shape in program.look_plan.shapes:
-            program.count.zero_()
+        for number, shape in enumerate(program.look_plan.shapes):
+            program.count.fill_(number)
             assert captures(lambda shape=shape: program._look(shape)) > 50
 
 
