@@ -171,7 +171,7 @@ class MulT(Architecture):
         x = batch.sequences[modality]
         x = self.text_dropout(x) if modality == "text" else x
         x = self.convolutions[modality](x.transpose(1, 2)).transpose(1, 2)
-        placed: Tensor = x + positions(x.shape[1], x.shape[2]).to(x)
+        placed: Tensor = x + positions(x.shape[1], x.shape[2], x.device).to(x.dtype)
         return placed
 
 
@@ -234,8 +234,8 @@ class Block(nn.Module):
         return self.dropout(self.f(between)) + between, None if weights is None else weights * some[..., None]
 
 
-def positions(frames: int, d: int) -> Float[Tensor, "{frames} {d}"]:
+def positions(frames: int, d: int, device: torch.device | None = None) -> Float[Tensor, "{frames} {d}"]:
     """Sines and cosines of the position at wavelengths from 2 pi to 10000 2 pi (Vaswani et al. 2017, 3.5)."""
-    rate = torch.exp(torch.arange(0, d, 2) * (-math.log(10000.0) / d))
-    angle = torch.arange(frames)[:, None] * rate
+    rate = torch.exp(torch.arange(0, d, 2, device=device) * (-math.log(10000.0) / d))
+    angle = torch.arange(frames, device=device)[:, None] * rate
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)
