@@ -47,7 +47,7 @@ from fuse.workers import Workers
 
 CPU = torch.device("cpu")
 ROUNDS = 3
-PLAIN_STEPS = 6
+PLAIN_STEPS = 3
 TARGETS = {"complementary": 3.0, "symphonia": 3.0, "hff": 1.3}
 SEEDS_TARGET = 1.4
 SMALL: dict[str, dict[str, object]] = {
