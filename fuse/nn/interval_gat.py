@@ -49,7 +49,7 @@ def interval_attention(
     picture: bool = True,
 ) -> tuple[Float[Tensor, "B M H W"], Float[Tensor, "B T H W"], Float[Tensor, "B M T"] | None]:
     """What every node reads from its neighbours j and itself: sum_j alpha_ij value_j, where
-    alpha_ij = softmax_j vector . LeakyReLU(key_j + query_i). Summed in float32 whatever the keys' type.
+    alpha_ij = softmax_j vector . LeakyReLU(key_j + query_i). Half floats are summed in float32.
 
     Args:
         keys, queries, values: of tokens and of frames; values that are the keys are named twice.

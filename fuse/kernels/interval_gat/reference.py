@@ -88,7 +88,8 @@ def forward(
     seen = own.new_zeros(batch, tokens, frames if picture else 0)
     if picture:
         seen.index_put_((edges.utterance, edges.token, edges.frame), listed[: len(edges.token)].mean(dim=1))
-    return *_apart(read.to(nodes.text_keys.dtype), first), *_apart(most + total.log_(), first), seen
+    kind = nodes.text_keys.dtype if nodes.text_values is None else nodes.text_values.dtype
+    return *_apart(read.to(kind), first), *_apart(most + total.log_(), first), seen
 
 
 def backward(
@@ -116,7 +117,8 @@ def backward(
     by_key = own_z.index_add_(0, source, listed_z)
     by_value = (own[..., None] * grad).index_add_(0, source, coming.mul_(listed[..., None]))
     separate = [by_key.add_(by_value), by_query] if value is key else [by_key, by_query, by_value]
-    found = [half for both in separate for half in _apart(both.to(nodes.text_keys.dtype), first)]
+    kinds = [x.dtype for x in nodes[::2] if x is not None]
+    found = [half for both, kind in zip(separate, kinds, strict=True) for half in _apart(both.to(kind), first)]
     return [*found[:4], (by_vector + more).to(vector.dtype), *found[4:]]
 
 

@@ -82,6 +82,21 @@ def test_the_same_utterances_for_all_seeds_need_no_copies_of_them() -> None:
         torch.testing.assert_close(one, interval_gat(*inputs[:4], a, *inputs[5:])[1])  # type: ignore[arg-type]
 
 
+def test_keys_and_values_may_be_of_different_types() -> None:
+    """As in v1 within autocast: values are products of matrices, keys are sums over them."""
+    for _, (*rest, text_values, speech_values) in hostile(CPU, torch.float32, 1):
+        if text_values is not None and speech_values is not None:
+            halves = (text_values.detach().bfloat16().requires_grad_(), speech_values.detach().bfloat16())
+            text, speech, _ = interval_gat(*rest, *halves)  # type: ignore[arg-type]
+            assert text.dtype == speech.dtype == torch.bfloat16
+            wanted = interval_gat(*rest, text_values, speech_values)[0]  # type: ignore[arg-type]
+            torch.testing.assert_close(text.float(), wanted, rtol=0.02, atol=0.02)
+            found = torch.autograd.grad(text.float().sum(), (rest[0], halves[0]))
+            assert [x.dtype for x in found] == [torch.float32, torch.bfloat16]
+            given = (*rest[:4], *halves, *rest[4:], True)
+            torch.library.opcheck(_forward, given, test_utils=("test_schema", "test_faketensor"))
+
+
 def test_shapes_that_do_not_fit_are_refused() -> None:
     (inputs,) = (x for name, x in hostile(CPU, torch.float64, 1) if name == "odd sizes")
     with pytest.raises(ValueError, match="do not fit together"):
