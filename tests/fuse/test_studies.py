@@ -169,7 +169,10 @@ def test_what_is_missing_or_noised_is_nested_and_leaves_the_rest(toy_store: Path
     assert last.available.any(dim=1).all(), "an utterance that has nothing else keeps its modality"
     noised = Degradation("text", 0.5, "noise", noise=2.0).of(data)
     rows = torch.arange(len(data))
-    clean, noisy = data.batch(rows), noised.batch(rows)
+    clean, noisy = (
+        batch.replace(sequences={m: x.float() for m, x in batch.sequences.items()})
+        for batch in (data.batch(rows), noised.batch(rows))
+    )
     assert torch.equal(clean.sequences["speech"], noisy.sequences["speech"])
     differs = []
     for row in range(len(data)):
