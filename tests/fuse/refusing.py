@@ -1,4 +1,4 @@
-"""A mode under which a step of training may not do what a CUDA graph cannot: wait for the device, or shape by numbers."""
+"""A mode in which a step of training may not do what a CUDA graph cannot: wait for the device, or shape by numbers."""
 
 from __future__ import annotations
 

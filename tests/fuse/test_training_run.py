@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from fuse.prediction import DivergedError
 from fuse.protocols import Protocol
 from fuse.run import load, new_folder
 from fuse.train import Result, train_run
+from fuse.workers import Workers
 
 SMALL = ["d=12", "steps=3", "layers=1", "heads=2", "head_width=4", "speech_channels=[4]", "speech_width=6"]
 FAST = [*SMALL, "lr=0.005", "batch_size=16", "max_epochs=6"]
@@ -163,7 +165,12 @@ def test_a_seed_does_not_depend_on_the_others_nor_on_how_many_run_at_a_time(
     finished: Result, toy_store: Path, tmp_path: Path
 ) -> None:
     seen = []
-    together = run(toy_store, tmp_path, seeds=[1, 0], jobs=2, progress=seen.append)
+    with Workers(2) as workers:
+        together = run(toy_store, tmp_path, seeds=[1, 0], workers=workers, progress=seen.append)
+        if hasattr(os, "sched_getaffinity") and workers._pool is not None:
+            cores = len(os.sched_getaffinity(0))
+            own = [workers._pool.submit(os.sched_getaffinity, 0).result() for _ in range(4)]
+            assert {len(each) for each in own} == {1 if cores <= 2 else cores}, "pinned where all cores are used"
     for split in ("test", "val"):
         for metric, values in getattr(finished, split).items():
             assert getattr(together, split)[metric]["per_seed"] == values["per_seed"][::-1]
