@@ -1,18 +1,57 @@
 """Stage two: from the feature store to trained fusion models.
 
-import fuse
-model = fuse.load("runs/hff-meld-1")
+What a program of one's own uses stands here, and is loaded when it is first asked for:
+
+    FeatureDataset, FeatureStream, BucketSampler, pad, pack    stored features in a torch training loop of one's own
+    train_run, evaluate_run, compare_runs                      what `mer fuse train`, `eval` and `compare` do
+    load_run, load                                             a finished run, and its trained model
 """
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fuse.compare import compare_runs
+    from fuse.evaluate import evaluate_run
     from fuse.model import Model
+    from fuse.run import load as load_run
+    from fuse.torch_data import BucketSampler, FeatureDataset, FeatureStream, pack, pad
+    from fuse.train import train_run
 
-__all__ = ["load"]
+__all__ = [
+    "BucketSampler",
+    "FeatureDataset",
+    "FeatureStream",
+    "compare_runs",
+    "evaluate_run",
+    "load",
+    "load_run",
+    "pack",
+    "pad",
+    "train_run",
+]
+
+_PLACES = {
+    "BucketSampler": ("fuse.torch_data", "BucketSampler"),
+    "FeatureDataset": ("fuse.torch_data", "FeatureDataset"),
+    "FeatureStream": ("fuse.torch_data", "FeatureStream"),
+    "compare_runs": ("fuse.compare", "compare_runs"),
+    "evaluate_run": ("fuse.evaluate", "evaluate_run"),
+    "load_run": ("fuse.run", "load"),
+    "pack": ("fuse.torch_data", "pack"),
+    "pad": ("fuse.torch_data", "pad"),
+    "train_run": ("fuse.train", "train_run"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _PLACES[name]
+    return getattr(importlib.import_module(module), attribute)
 
 
 def load(run: str | Path, seed: int | None = None, device: str = "cpu", fold: int = 1) -> Model:
