@@ -73,9 +73,9 @@ class TrainConfig(Spec):
     """Probability that training hides a modality of an utterance; one at least is always left."""
     regression_loss: Literal["mse", "mae"] = "mse"
     """What regression minimises: squared or absolute error."""
-    precision: Precision = "auto"
-    """What training computes in (`fuse/precision.py`): fp32, bf16, or auto, bf16 on a CPU with units for it, else fp32.
-    Runs record which; validation and test are measured in fp32."""
+    precision: Precision = "fp32"
+    """What training computes in (`fuse/precision.py`): fp32; bf16, whose numbers differ by its rounding; or auto, bf16 on
+    a CPU with units for it, else fp32. Runs record which; validation and test are measured in fp32."""
     standardize: bool = True
     """Each feature dimension is shifted and scaled to mean 0 and deviation 1 over the training split's frames."""
     drop_empty: bool = False
