@@ -74,8 +74,8 @@ class TrainConfig(Spec):
     regression_loss: Literal["mse", "mae"] = "mse"
     """What regression minimises: squared or absolute error."""
     precision: Precision = "fp32"
-    """What training computes in (`fuse/precision.py`): fp32; bf16, whose numbers differ by its rounding; or auto, bf16 on
-    a CPU with units for it, else fp32. Runs record which; validation and test are measured in fp32."""
+    """What training computes in (`fuse/precision.py`): fp32; bf16, whose numbers differ by its rounding; or auto, which
+    is bf16 on a CPU with units for it, else fp32. Runs record which; validation and test are measured in fp32."""
     standardize: bool = True
     """Each feature dimension is shifted and scaled to mean 0 and deviation 1 over the training split's frames."""
     drop_empty: bool = False
