@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from fuse.losses import Loss
 from fuse.model import Model
 from fuse.nn.attention import MultiHeadAttention
 from fuse.precision import computing, cpu_has_bf16, in_fp32, resolved
+from fuse.train import train_run
 
 CPU = torch.device("cpu")
 
@@ -78,3 +81,12 @@ def test_gradients_in_bf16_are_those_in_fp32_but_for_its_rounding(name: str) -> 
         found[precision] = loss.detach().float(), gradient
     torch.testing.assert_close(found["bf16"][0], found["fp32"][0], rtol=0.05, atol=0.02)
     assert torch.cosine_similarity(found["bf16"][1], found["fp32"][1], dim=0) > 0.98
+
+
+def test_a_run_records_what_it_computed_in(toy_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ["d=12", "steps=3", "layers=1", "heads=2", "head_width=4", "speech_channels=[4]", "max_epochs=1"]
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    for asked, recorded in (("fp32", "fp32"), ("bf16", "bf16"), ("auto", "bf16")):
+        words = [*small, f"precision={asked}"]
+        done = train_run(toy_store, "toy", "hff", assignments=words, seeds=1, jobs=1, out=tmp_path)
+        assert done.record.training["precision"] == recorded
