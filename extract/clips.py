@@ -55,7 +55,7 @@ class Clip:
         name: what it is called in ids: its path below the folder that holds all clips.
         sound, pictures: whether it has them.
         seconds: its length by its header; None where that does not say.
-            utterances: in the order of time.
+        utterances: in the order of time.
         language: of what was recognised in it, as Whisper names it; None: nothing was.
         notes: what is to be said about it.
     """

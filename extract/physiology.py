@@ -103,7 +103,8 @@ def make_channel(times: NDArray[np.float64], values: NDArray[np.float64], where:
         DataError: time does not increase; names `where`.
     """
     there = np.isfinite(values) & np.isfinite(times)
-    times, values = times[there], values[there]
+    if not there.all():  # else channels of one clock share its times
+        times, values = times[there], values[there]
     if not len(times):
         return None
     if (np.diff(times) <= 0).any():

@@ -302,6 +302,7 @@ def _decode_expected(root: Path, wanted: Wanted, limits: DecodeLimits) -> Clip |
     """A clip; None where it holds far more than its nominal duration says, which its window has no room for."""
     clip = decode(root, wanted.utterance, wanted.needs, limits)
     held = sum(array.nbytes for arrays in (clip.audio, clip.frames) for array in arrays.values())
+    held += sum(signals.values.nbytes + signals.measured.nbytes for signals in clip.signals.values())
     return clip if held <= 4 * _nominal_bytes(wanted) else None
 
 

@@ -1,9 +1,10 @@
 """Clips, decoded in processes that may die: a file can crash its decoder, never the run.
 
 FFmpeg reads what anybody may have written. A file of 50 kB that declares enormous sizes can take 12 GB, or all the
-time that there is, or the process. So clips are opened in child processes: each lives for many clips, its memory is
-limited, an alarm ends it where a clip takes too long, and a clip that it dies of is a recorded failure. What was
-decoded comes back in memory that both processes share; the numbers are those of `media.decode`.
+time that there is, or the process; so can a table of physiological signals. So clips and recordings are opened in child
+processes: each lives for many clips, its memory is limited, an alarm ends it where a clip takes too long, and a clip
+that it dies of is a recorded failure. What was decoded comes back in memory that both processes share; the numbers are
+those of `media.decode`.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ DEFAULT_LIMITS = DecodeLimits()
 
 
 def decode(root: Path, utterance: Utterance, needs: Sequence[Needs], limits: DecodeLimits = DEFAULT_LIMITS) -> Clip:
-    """`media.decode`, in another process; transcripts and physiological recordings alone are read in this one.
+    """`media.decode`, in another process; a transcript alone is read in this one.
 
     A clip that takes too long, too much memory, or its decoder's life (twice, for that may be another's fault) comes
     back as unreadable, with the reason.
@@ -74,7 +75,7 @@ def decode(root: Path, utterance: Utterance, needs: Sequence[Needs], limits: Dec
     Raises:
         SettingsError: as `media.decode`, or no process can be started.
     """
-    if not {"audio", "video", "face"} & {stream for need in needs for stream in need.streams}:
+    if all(stream == "text" for need in needs for stream in need.streams):
         return media.decode(root, utterance, needs)
     given = (root.absolute(), utterance, needs)  # a child may have begun in another folder
     try:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cache_schema.store import FeatureStore
-from extract.containers import require_file
 from extract.signals import digest_of
 from extract.streams import StreamError
 
@@ -82,10 +80,6 @@ def replaced(
 def _digest(path: Path) -> str | None:
     """sha256 of a file, or of a recording's folder; None where it is not there."""
     try:
-        if path.is_dir():
-            return digest_of(path)
-        require_file(path)
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest_of(path)
     except (OSError, ValueError, StreamError):
         return None

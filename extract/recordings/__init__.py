@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Protocol
 
 from cache_schema.errors import DataError
+from extract.containers import require_file
 from extract.physiology import Recording
 from extract.recordings import deap as deap
 from extract.recordings import e4 as e4
 from extract.recordings import table as table
+from extract.streams import StreamError
 
 
 class Form(Protocol):
@@ -53,8 +55,12 @@ def read(path: Path) -> Recording:
 def _form(path: Path) -> Form:
     if path.is_dir():
         return e4
-    if not path.exists():
-        raise DataError(f"{path} does not exist.")
+    try:
+        require_file(path)  # a named pipe would be waited for
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    except StreamError as error:
+        raise DataError(f"{path} {error}.") from error
     if path.suffix in (".dat", ".mat"):
         return deap
     if path.suffix.lower() == ".csv":

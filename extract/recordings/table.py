@@ -16,6 +16,8 @@ from cache_schema.errors import DataError, first_line
 from extract.physiology import Channel, Recording, make_channel
 
 TIME = "time"
+LONGEST_HEADER = 1 << 20
+"""Characters of the longest first line that is read."""
 
 
 def channels(path: Path) -> tuple[str, ...]:
@@ -24,14 +26,20 @@ def channels(path: Path) -> tuple[str, ...]:
     Raises:
         DataError: the file has no such header.
     """
+    return tuple(column for column in _header(path) if column != TIME)
+
+
+def _header(path: Path) -> list[str]:
+    """All columns, in their order."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
-            header = [column.strip() for column in next(csv.reader(lines), [])]
+            first = lines.readline(LONGEST_HEADER)
+        header = [column.strip() for column in next(csv.reader([first]), [])]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read: {first_line(error)}.") from error
     if TIME not in header or len(header) < 2 or len(set(header)) < len(header) or "" in header:
         raise DataError(f"{path}: the first line must name a column `{TIME}` (seconds) and the channels, each once.")
-    return tuple(column for column in header if column != TIME)
+    return header
 
 
 def read(path: Path) -> Recording:
@@ -43,19 +51,21 @@ def read(path: Path) -> Recording:
     import pyarrow as pa
     import pyarrow.csv as pa_csv
 
-    names = channels(path)
+    header = _header(path)
     try:
         rows = pa_csv.read_csv(
             path,
+            read_options=pa_csv.ReadOptions(column_names=header, skip_rows=1),
             convert_options=pa_csv.ConvertOptions(
-                column_types=dict.fromkeys((TIME, *names), pa.float64()),
-                include_columns=[TIME, *names],
+                column_types=dict.fromkeys(header, pa.float64()),
                 null_values=["", "nan", "NaN", "NA"],
             ),
         )
+    except MemoryError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read: {first_line(error)}.") from error
-    columns: dict[str, Any] = {name: rows[name].to_numpy() for name in (TIME, *names)}
+    columns: dict[str, Any] = {name: rows[name].to_numpy() for name in header}
     times = columns.pop(TIME)
     if not len(times) or not np.isfinite(times).all():
         raise DataError(f"{path}: every row needs a time in seconds.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 from cache_schema.errors import DataError
 from cache_schema.rows import Absent, Failed
 from cache_schema.samples import Utterance
-from extract import recordings
+from extract import media, quarantine, recordings
+from extract.encoder import Needs
 from extract.physiology import Channel, Recording, SignalRequest, on_clock
+from extract.quarantine import DecodeLimits
 from extract.signals import decode_signals
 
 
@@ -83,7 +86,7 @@ def test_a_baseline_before_the_utterance_is_subtracted() -> None:
 
 
 def test_a_table_has_channels_of_any_rate(tmp_path: Path) -> None:
-    rows = ["time,EDA,BVP"] + [f"{k / 8},{'' if k % 2 else k},{k * 2}" for k in range(16)]
+    rows = ["time, EDA,BVP "] + [f"{k / 8},{'' if k % 2 else k},{k * 2}" for k in range(16)]
     (tmp_path / "s.csv").write_text("\n".join(rows), encoding="utf-8")
     assert recordings.channels(tmp_path / "s.csv") == ("EDA", "BVP")
     found = recordings.read(tmp_path / "s.csv")
@@ -147,14 +150,42 @@ def test_what_cannot_be_read_is_a_reason_and_no_end_of_the_run(tmp_path: Path) -
     assert reason(signals="s.csv") is None
     assert reason() == Absent("the sample has no physiological recording")
     assert reason(signals="s.csv", start=9.0, end=10.0) == Failed(
-        "s.csv: begins at 9 s, and the recording ends at 3.00 s"
+        "s.csv: the recording ends at 3.00 s, before the utterance begins (9.00 s)"
     )
+    assert reason(signals="s.csv", start=2.0, end=3.2) is None
+    longer = reason(signals="s.csv", start=2.0, end=1e6)
+    assert isinstance(longer, Failed) and longer.reason.endswith("before the utterance does (1000000.00 s)")
     for broken in ("noise.dat", "nowhere.csv", "empty", "noise.dat/x.csv"):
         found = reason(signals=broken)
         assert isinstance(found, Failed) and found.reason.startswith(broken) and str(tmp_path) not in found.reason
     utterance = Utterance(id="u", signals="s.csv")
     found, digest, absent = decode_signals(tmp_path, utterance, [request("GSR")])
     assert absent == Absent("none of GSR was measured during the utterance") and not found and digest is not None
+
+
+def test_a_recording_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    for look in (recordings.channels, recordings.read):
+        with pytest.raises(DataError, match=r"pipe\.csv is a named pipe, not a file"):
+            look(tmp_path / "pipe.csv")
+    assert decode_signals(tmp_path, Utterance(id="u", signals="pipe.csv"), [request("EDA")])[2] == Failed(
+        "pipe.csv: is a named pipe, not a file"
+    )
+
+
+def test_a_recording_that_takes_all_memory_ends_a_child_and_not_the_run(tmp_path: Path) -> None:
+    """Two samples a nanosecond apart and one ten seconds later: a grid of ten thousand million points."""
+    rows = "".join(f"{second},{second}\n" for second in (0, 1e-9, 2e-9, 3e-9, 4e-9, 5.0))
+    (tmp_path / "fast.csv").write_text(f"time,EDA\n{rows}", encoding="utf-8")
+    (tmp_path / "good.csv").write_text("time,EDA\n0,1\n1,2\n2,2\n", encoding="utf-8")
+    needs, limits = [Needs(signals=request("EDA"))], DecodeLimits(gigabytes=0.5, seconds=60)
+    fast = quarantine.decode(tmp_path, Utterance(id="fast", signals="fast.csv"), needs, limits)
+    assert fast.unreadable["signals"].reason.endswith("takes more than 0.5 GB of memory to decode (--decode-gb)")
+    good = Utterance(id="good", signals="good.csv")
+    apart, here = (decode(tmp_path, good, needs) for decode in (quarantine.decode, media.decode))
+    (ours,), (theirs,) = here.signals.values(), apart.signals.values()
+    assert np.array_equal(ours.values, theirs.values) and np.array_equal(ours.measured, theirs.measured)
+    assert apart.signals_sha256 == here.signals_sha256 is not None
 
 
 def test_a_real_wristband_session(test_data: Path) -> None:

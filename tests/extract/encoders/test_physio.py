@@ -110,7 +110,7 @@ def test_from_recordings_to_the_store(tmp_path: Path, mer: Callable[..., Any]) -
     (report,) = done.json["features"]
     assert (report["written"], report["failed"], report["absent"]) == (6, 1, 1)
     assert list(report["reasons"]) == [
-        "begins at 90 s, and the recording ends at 30.00 s",
+        "the recording ends at 30.00 s, before the utterance begins (90.00 s)",
         "the sample has no physiological recording",
     ]
     feature = FeatureStore.open(str(store)).feature("folder", "physio")
