@@ -20,7 +20,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,8 +139,12 @@ class Run:
         own = self.folder / f"seed-{seed}"
         return own / f"fold-{fold}" if len(self.record.folds) > 1 else own
 
-    def model(self, seed: int | None = None, device: str = "cpu", fold: int = 1) -> Model:
+    def model(
+        self, seed: int | None = None, device: str = "cpu", fold: int = 1, changes: Mapping[str, Any] | None = None
+    ) -> Model:
         """The trained model of a seed (None: the first) and, where there are several, a fold, ready to predict.
+
+        `changes` are settings of the architecture that change nothing but what is drawn.
 
         Raises:
             MerError: the run has no such seed or fold, or its weights are missing.
@@ -151,7 +155,7 @@ class Run:
         if not 1 <= fold <= max(len(self.record.folds), 1):
             raise MerError(f"{self.folder} has no fold {fold}; it has {max(len(self.record.folds), 1)}.")
         arch = ARCHS.load(self.record.arch)
-        config = arch.Config.parse(self.record.config, f"{self.folder}/run.json: config")
+        config = arch.Config.parse({**self.record.config, **(changes or {})}, f"{self.folder}/run.json: config")
         network = arch.build(config, self.tails, self.record.target)
         model = Model.unscaled(network, self.tails)
         path = self.place(seed, fold) / run_files.WEIGHTS

@@ -18,6 +18,7 @@ from cache_schema.errors import MerError
 from cache_schema.samples import Utterance
 from extract.clips import Clip
 from fuse.answers import Answer
+from fuse.report.embedded import data_uri
 from fuse.report.page import STYLE, Figure, Text
 from fuse.report.plot import COLOURS, DASHES, Plot, spread
 from verbs.prediction import Prediction, clock, in_words, own_uncertainty
@@ -124,7 +125,7 @@ def page(found: Prediction, folder: Path) -> str:
     policy = (
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{script}'; media-src data: 'self' file:"
     )
-    table = base64.b64encode(found.as_csv().encode()).decode()
+    table = data_uri("text/csv", found.as_csv())
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -135,7 +136,7 @@ def page(found: Prediction, folder: Path) -> str:
         '<p class="soft">A time in a table plays from there; with the focus in a clip, n and p go to its next and '
         "previous utterance. A click into a drawing goes to that time.</p></header>\n"
         f'<main id="content">{sections}</main>'
-        f'<footer><p class="export"><a download="predictions.csv" href="data:text/csv;charset=utf-8;base64,{table}">'
+        f'<footer><p class="export"><a download="predictions.csv" href="{table}">'
         "All numbers as CSV</a></p></footer>"
         f"<script>{_SCRIPT}</script></body></html>\n"
     )
@@ -173,7 +174,7 @@ def _player(clip: Clip, folder: Path) -> str:
         return f'<p>Browsers do not play this kind of file: <a href="{here}">{escape(clip.name)}</a></p>'
     source = here
     if clip.path.stat().st_size <= EMBED_BYTES:
-        source = f"data:{kind};base64,{base64.b64encode(clip.path.read_bytes()).decode()}"
+        source = data_uri(kind, clip.path.read_bytes())
     tag = "video" if clip.pictures else "audio"
     return f'<{tag} controls preload="metadata" aria-label="{label}" src="{source}"></{tag}>'
 

@@ -242,8 +242,8 @@ def _histogram(e: Evidence, residual: Array) -> Figure:
     return Figure(plot.svg(), "Residuals of the mean prediction over the seeds.")
 
 
-def hardest(runs: Sequence[Evidence], most: int) -> Section:
-    """The test utterances with the highest mean loss over the seeds."""
+def hardest(runs: Sequence[Evidence], most: int, excerpts: Sequence[Block] = ()) -> Section:
+    """The test utterances with the highest mean loss over the seeds, and their excerpts."""
     blocks: list[Block] = []
     for number, e in enumerate(runs, start=1):
         mean = e.losses.mean(axis=0)
@@ -260,7 +260,7 @@ def hardest(runs: Sequence[Evidence], most: int) -> Section:
         columns = ["utterance", "truth", "predictions", "mean loss", "least loss of a seed"]
         caption = f"{e.name}: test utterances by loss ({kind}), highest mean over the seeds first"
         blocks.append(Table(f"hardest-{number}", caption, columns, rows))
-    return Section("hardest", "Hardest utterances", blocks)
+    return Section("hardest", "Hardest utterances", [*blocks, *excerpts])
 
 
 def said_of(e: Evidence, value: Array) -> str:

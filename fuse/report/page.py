@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from fuse.report.embedded import data_uri
 from fuse.report.tables import Table
 
 CAVEAT = (
@@ -44,7 +45,10 @@ figure{margin:.7rem 0;max-width:100%}figcaption{max-width:38rem}.figures figcapt
 svg{display:block;max-width:100%;height:auto;color:var(--text);font:12px system-ui,sans-serif}
 svg text{fill:currentColor}svg .axis{stroke:currentColor;stroke-opacity:.55}svg .grid{stroke:currentColor;
 stroke-opacity:.13}svg .zero{stroke:currentColor;stroke-opacity:.6;stroke-dasharray:4 3}
-svg .soft{fill:var(--soft);font-size:12px}
+svg .soft{fill:var(--soft);font-size:12px}svg .frame{fill:none;stroke:currentColor;stroke-opacity:.3}
+.excerpt{margin:.5rem 0 .9rem}.excerpt img{height:6rem;max-width:100%;margin:0 .35rem .35rem 0;vertical-align:top}
+.excerpt audio{display:block;width:22rem;max-width:100%;margin:.2rem 0}
+blockquote{margin:.3rem 0;padding-left:.8rem;border-left:3px solid var(--line);overflow-wrap:anywhere}
 details{margin:.6rem 0}summary{cursor:pointer;font-weight:500;padding:.15rem 0}
 pre{background:var(--fill);border:1px solid var(--line);padding:.6rem .8rem;white-space:pre-wrap;overflow-wrap:anywhere;
 font-size:.85rem}dl{display:grid;grid-template-columns:minmax(8rem,max-content) 1fr;gap:.15rem 1rem;margin:.5rem 0}
@@ -115,7 +119,46 @@ class Folded:
         return f"<details><summary>{escape(self.summary)}</summary>{''.join(b.html() for b in self.blocks)}</details>"
 
 
-Block = Table | Figure | Text | Facts | Side | Folded
+@dataclass(frozen=True)
+class Excerpt:
+    """What an utterance sounds and looks like, small enough to lie in the page.
+
+    Attributes:
+        id: which utterance.
+        said: the transcript; None: there is none.
+        pictures: seconds from the utterance's beginning, and a JPEG.
+        sound: Opus in WebM; None: there is none.
+        notes: what is not there, or was cut, and why.
+    """
+
+    id: str
+    said: str | None
+    pictures: Sequence[tuple[float, bytes]] = ()
+    sound: bytes | None = None
+    notes: Sequence[str] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of its media."""
+        return sum(len(picture) for _, picture in self.pictures) + len(self.sound or b"")
+
+    def html(self) -> str:
+        """Words, pictures with their times, a player."""
+        said = "" if self.said is None else f"<blockquote>{escape(self.said)}</blockquote>"
+        pictures = "".join(
+            f'<img src="{data_uri("image/jpeg", picture)}" alt="{escape(f"{self.id} at {at:.1f} s")}">'
+            for at, picture in self.pictures
+        )
+        sound = ""
+        if self.sound is not None:
+            label = escape(f"Sound of {self.id}")
+            source = data_uri("audio/webm", self.sound)
+            sound = f'<audio controls preload="none" aria-label="{label}" src="{source}"></audio>'
+        notes = "".join(f'<p class="soft">{escape(note)}</p>' for note in self.notes)
+        return f'<div class="excerpt">{said}{pictures}{sound}{notes}</div>'
+
+
+Block = Table | Figure | Text | Facts | Side | Folded | Excerpt
 
 
 @dataclass(frozen=True)
@@ -148,7 +191,7 @@ def tables_in(blocks: Sequence[Block]) -> list[Table]:
 def document(title: str, lead: Sequence[Block], sections: Sequence[Section], footer: str) -> str:
     """The whole file."""
     contents = "".join(f'<li><a href="#{s.anchor}">{escape(s.title)}</a></li>' for s in sections)
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'

@@ -1,4 +1,4 @@
-"""Folds and datasets of a run, and what `mer fuse robustness --json` and `mer fuse ablate --json` printed."""
+"""Folds and datasets of a run, and what `mer fuse robustness --json` and `mer fuse ablate` found."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema.errors import MerError, first_line
+from fuse.ablate import TABLE
+from fuse.report.drawings import bars
 from fuse.report.evidence import Evidence
 from fuse.report.headline import spread_of
-from fuse.report.page import Block, Figure, Section, Side, Text
+from fuse.report.page import Block, Figure, Folded, Section, Side, Text
 from fuse.report.plot import COLOURS, DASHES, Plot, spread
 from fuse.report.tables import Table
 
@@ -31,27 +33,49 @@ def parts(runs: Sequence[Evidence]) -> Section | None:
 
 
 def read(paths: Sequence[str | Path]) -> list[tuple[str, dict[str, Any]]]:
-    """The studies in these files, with the files' names.
+    """The studies in these files or folders of ablations, with their names.
 
     Raises:
-        MerError: one is not what `mer fuse robustness --json` or `mer fuse ablate --json` prints.
+        MerError: one is not what `mer fuse robustness --json` or `mer fuse ablate` wrote.
     """
     found = []
     for path in map(Path, paths):
-        try:
-            text = path.read_text("utf-8")
-        except (OSError, ValueError) as error:
-            raise MerError(f"{path} cannot be read as a study ({first_line(error)}).") from error
-        try:
-            document = json.loads(text)
-            _blocks(path.name, document, 0)
-        except (ValueError, LookupError, TypeError, AttributeError, StopIteration) as error:
+        files = sorted(path.glob(f"{TABLE}*.json")) if path.is_dir() else [path]
+        if not files:
             raise MerError(
-                f"{path} is no study: give what `mer fuse robustness RUN --json` or `mer fuse ablate ... --json` "
-                f"printed ({type(error).__name__})."
-            ) from error
-        found.append((path.name, document))
+                f"{path} holds no finished table of an ablation: give it the command of `mer fuse ablate` again, which "
+                "trains nothing that is there."
+            )
+        each = [_read(file) for file in files]
+        joined: list[dict[str, Any]] = []
+        for study in each:  # tables of one command stand together
+            same = [s for s in joined if "tables" in s and [s[k] for k in OF_ALL] == [study[k] for k in OF_ALL]]
+            if same:
+                same[0]["tables"] += study["tables"]
+            else:
+                joined.append(study)
+        found += [(path.name, study) for study in joined]
     return found
+
+
+OF_ALL = ("arch", "dataset", "seeds")
+"""What tables of one ablation have in common."""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise MerError(f"{path} cannot be read as a study ({first_line(error)}).") from error
+    try:
+        document: dict[str, Any] = json.loads(text)
+        _blocks(path.name, document, 0)
+    except (ValueError, LookupError, TypeError, AttributeError, StopIteration) as error:
+        raise MerError(
+            f"{path} is no study: give what `mer fuse robustness RUN --json` printed, or the folder of `mer fuse "
+            f"ablate` ({type(error).__name__})."
+        ) from error
+    return document
 
 
 def section(studies: Sequence[tuple[str, dict[str, Any]]]) -> Section | None:
@@ -113,8 +137,24 @@ def _ablation(study: dict[str, Any], number: int) -> list[Block]:
         rows = [[row["name"], *(_cell(c, notes) for c in row["cells"])] for row in table["rows"]]
         caption = f"{table['title']}: ours over {study['seeds']} seeds, in percent (the paper's)"
         blocks.append(Table(f"ablation-{number}-{i}", caption, ["", *table["columns"]], rows))
+        blocks += _bars(table)
         blocks += [Text(note) for note in dict.fromkeys(notes)]
     return blocks
+
+
+def _bars(table: dict[str, Any]) -> list[Block]:
+    """Each column of an ablation beside the paper's, where anything was measured."""
+    figures = []
+    names = [row["name"] for row in table["rows"]]
+    for i, column in enumerate(table["columns"]):
+        cells = [row["cells"][i] for row in table["rows"]]
+        ours = [100 * c["ours"]["mean"] if "ours" in c else None for c in cells]
+        papers = [None if c["paper"] is None else 100 * c["paper"] for c in cells]
+        if any(value is not None for value in ours):
+            series = {"ours": ours} | ({"paper": papers} if any(p is not None for p in papers) else {})
+            caption = "Percent, mean over the seeds; what has no bar was not run or not reported."
+            figures.append(bars(f"{table['title']}: {column}", names, series, caption, column))
+    return [Folded(f"{table['title']} as bars", [Side(figures)])] if len(figures) > 2 else [Side(figures)]
 
 
 def _cell(cell: dict[str, Any], notes: list[str]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+
+from fuse.report.embedded import data_uri
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -49,7 +50,7 @@ class Table:
             for first, *rest in self.rows
         )
         links = "".join(
-            f'<a download="{escape(self.key)}.{kind}" href="{_data(mime, text)}" '
+            f'<a download="{escape(self.key)}.{kind}" href="{data_uri(mime, text)}" '
             f'aria-label="{escape(f"{self.caption}: as {name}")}">{name}</a>'
             for kind, name, mime, text in (
                 ("csv", "CSV", "text/csv", self.csv()),
@@ -96,10 +97,6 @@ def _cell(text: str) -> str:
         pieces = [f"<span>{escape(piece)}</span>" for piece in re.split(r" (?=\[)", text)]
         return f'<td class="n">{" ".join(pieces)}</td>'
     return f"<td>{escape(text)}</td>"
-
-
-def _data(mime: str, text: str) -> str:
-    return f"data:{mime};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
 
 
 def harmless(text: str) -> str:

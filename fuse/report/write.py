@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema.errors import MerError, SettingsError
-from fuse.report import behaviour, classes, headline, provenance, studies
+from fuse.report import behaviour, classes, examples, headline, provenance, studies
 from fuse.report.evidence import gather
 from fuse.report.page import Block, Facts, Section, document, tables_in
 from fuse.statistics import DRAWS
@@ -21,6 +21,10 @@ def write(
     tables: str | Path | None = None,
     study_files: Sequence[str | Path] = (),
     hardest: int = 20,
+    most_examples: int = 4,
+    utterances: Sequence[str] = (),
+    store: str | Path | None = None,
+    excerpts: examples.Excerpts | None = None,
     draws: int = DRAWS,
     title: str | None = None,
 ) -> dict[str, Any]:
@@ -30,8 +34,13 @@ def write(
         runs: their folders.
         out: the file; one that is there is replaced.
         tables: a folder for each table as CSV and LaTeX; None: they are in the file alone.
-        study_files: what `mer fuse robustness --json` and `mer fuse ablate --json` printed.
+        study_files: what `mer fuse robustness --json` and `mer fuse ablate --json` printed, or an ablation's folder.
         hardest: how many utterances with the highest loss.
+        most_examples: utterances of each run that the figures of its architecture are drawn of; 0: no such figures.
+        utterances: ids of these instead.
+        store: where the runs' store is now; None: where it was. Without it the figures of the architecture are not
+            drawn, and the report says so.
+        excerpts: gives the media of an utterance, for the hardest ones and the examples; None: none are shown.
         draws: bootstrap draws of the utterances per comparison.
         title: of the report.
 
@@ -40,7 +49,7 @@ def write(
         `refused`, why a pair cannot be compared; tables: the files.
 
     Raises:
-        SettingsError: no run, or one twice.
+        SettingsError: no run, or one twice; an utterance that no run tested.
         MerError: a run or a study cannot be read, or the file not be written.
     """
     if hardest < 1:
@@ -58,9 +67,12 @@ def write(
         classes.calibration(found),
         behaviour.curves(found),
         behaviour.weights(found),
+        examples.figures(found, most_examples, utterances, store, excerpts) if most_examples or utterances else None,
         studies.parts(found),
         studies.section(extra),
-        behaviour.hardest(found, hardest),
+        behaviour.hardest(
+            found, hardest, [] if excerpts is None else examples.hardest_excerpts(found, hardest, excerpts)
+        ),
         provenance.provenance(found),
     ]
     shown = [section for section in sections if section is not None]
