@@ -25,6 +25,7 @@ from fuse.cells import Cells, key_of
 from fuse.corpora import Opened
 from fuse.protocols import Protocol
 from fuse.run import Run
+from fuse.run_files import write_json
 from fuse.seeds import Progress, warn
 from fuse.tables import Column, Row, Table
 from fuse.train import Result, code_digest, request_of, settings, train_run, versions
@@ -37,6 +38,8 @@ STANDS_FOR = {
     "macro_f1": ("macro_f1", "f1_nonneg", "ccc"),
 }
 """A paper's metric -> ours, the first that the target has: its classification tables on a sentiment score."""
+TABLE = "table-"
+"""How the files begin in which an ablation's folder keeps each finished table, as `ablate` returns it."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ def ablate(
         assignments: "field=value" for every row, beneath what the row itself sets.
         features, target, protocol, device, jobs, progress: as for `train.train_run`.
         seeds: how many.
-        out: where the folder `ablate-<arch>-<dataset>` is made or found, with a run for every cell.
+        out: where the folder `ablate-<arch>-<dataset>` is made or found, with a run for every cell and a file
+            `table-<key>.json` for every finished table.
         say: called with a line before each cell that is trained.
 
     Returns:
@@ -164,6 +168,8 @@ def ablate(
                         printed["same"] = ", ".join(part for part in earlier if part)
                 rows.append({"name": row.name, "cells": cells})
             shown.append({"title": table.title, "columns": [c.name for c in table.columns], "rows": rows})
+            whole = {"arch": arch, "dataset": dataset, "seeds": seeds, "folder": str(folder), "tables": shown[-1:]}
+            write_json(folder / f"{TABLE}{table.key}.json", whole)
     return {"arch": arch, "dataset": dataset, "seeds": seeds, "folder": str(folder), "tables": shown}
 
 
