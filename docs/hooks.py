@@ -1,19 +1,44 @@
-"""Pages that are made from the code: one per dataset, encoder, architecture and baseline, and lists of them.
+"""Pages that are made from the code: one per dataset, encoder, architecture and baseline, lists of them, the commands.
 
-mkdocs calls `on_files`. A file that is added to a registry's folder has its page without another word.
+mkdocs calls `on_config`, `on_files` and `on_page_markdown`. A file that is added to a registry's folder has its page,
+and its place in the navigation, without another word.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from typer.main import get_command
 
+import cli
 from extract.datasets import DATASETS
 from extract.encoders import ENCODERS
+from fuse.archs import ARCHS
 from fuse.describe import describe, list_archs
+
+LISTS = {"datasets": DATASETS, "encoders": ENCODERS, "architectures": ARCHS}
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put the generated pages behind their folder's index in the navigation."""
+    for section in config.nav or []:
+        for pages in section.values() if isinstance(section, dict) else ():
+            for folder, registry in LISTS.items():
+                if f"{folder}/index.md" in pages:
+                    pages += [f"{folder}/{name}.md" for name in registry.names()]
+    return config
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put the lists where a page asks for them."""
+    for folder in LISTS:
+        if (wanted := f"<!-- list: {folder} -->") in markdown:
+            markdown = markdown.replace(wanted, listing(folder))
+    return markdown
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -29,7 +54,61 @@ def pages() -> dict[str, str]:
     found |= {f"encoders/{name}.md": encoder(name) for name in ENCODERS.names()}
     archs = list_archs()
     found |= {f"architectures/{arch['name']}.md": architecture(arch) for arch in archs}
-    return found
+    return found | {"commands.md": command_pages()}
+
+
+def listing(folder: str) -> str:
+    """A table of a folder's pages, a line each."""
+    if folder == "datasets":
+        rows = [[f"[{name}]({name}.md)", DATASETS.load(name).SUMMARY.partition(": ")[2] or DATASETS.load(name).SUMMARY]
+                for name in DATASETS.names()]  # fmt: skip
+        return table(["`--dataset`", "what it is"], rows)
+    if folder == "encoders":
+        modules = {name: ENCODERS.load(name) for name in ENCODERS.names()}
+        rows = [
+            [f"[{name}]({name}.md)", m.MODALITY, f"`{m.HUB.repo}`" if m.HUB else "none needed", m.SUMMARY]
+            for name, m in modules.items()
+        ]
+        return table(["`--encoders`", "modality", "weights", "what it is"], rows)
+    rows = [[f"[{arch['name']}]({arch['name']}.md)", arch.get("kind", ""), arch["summary"]] for arch in list_archs()]
+    return table(["`--arch`", "", "what it is"], rows)
+
+
+def command_pages() -> str:
+    """Every command with its options, as `--help` has them."""
+    parts = ["# Commands\n\nAs `--help` says them. Results go to stdout, as tables or with `--json` as one JSON object; progress and "
+             "logs to stderr. Exit 0: done; 1: it could not be done, with one line that says what to do; 2: wrong usage. "
+             "`--debug` before everything else shows where an error came from.\n"]  # fmt: skip
+    for path, command in leaves(get_command(cli.app), ("mer",)):
+        usage = " ".join(
+            f"[{p.name.upper()}]" if not p.required else p.name.upper()
+            for p in command.params
+            if p.param_type_name == "argument"
+        )
+        rows = [
+            [
+                ", ".join(f"`{option}`" for option in (*p.opts, *p.secondary_opts))
+                if p.param_type_name == "option"
+                else f"`{p.name.upper()}`",
+                oneline(getattr(p, "help", "") or "").replace("<", "&lt;"),
+            ]
+            for p in command.params
+            if p.name != "help"
+        ]
+        text = inspect.cleandoc(command.help or "").replace("<", "&lt;")
+        about = "\n".join(f"`{line.replace('Example: ', '')}`" if line.startswith("Example: ") else line
+                          for line in text.splitlines())  # fmt: skip
+        parts.append(f"## {' '.join(path)}\n\n`{' '.join(path)} {usage}`\n\n{about}\n\n{table(['', ''], rows)}\n")
+    return "\n".join(parts)
+
+
+def leaves(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command below `command`, with the words that call it."""
+    for name, below in command.commands.items():
+        if hasattr(below, "commands"):
+            yield from leaves(below, (*path, name))
+        else:
+            yield (*path, name), below
 
 
 def dataset(name: str) -> str:

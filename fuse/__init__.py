@@ -5,6 +5,7 @@ What a program of one's own uses stands here, and is loaded when it is first ask
     FeatureDataset, FeatureStream, BucketSampler, pad, pack    stored features in a torch training loop of one's own
     train_run, evaluate_run, compare_runs                      what `mer fuse train`, `eval` and `compare` do
     load_run, load                                             a finished run, and its trained model
+    open_trained, answer                                       the model, or all of a run's seeds, on stored features
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fuse.answers import answer, open_trained
     from fuse.compare import compare_runs
     from fuse.evaluate import evaluate_run
     from fuse.model import Model
@@ -25,10 +27,12 @@ __all__ = [
     "BucketSampler",
     "FeatureDataset",
     "FeatureStream",
+    "answer",
     "compare_runs",
     "evaluate_run",
     "load",
     "load_run",
+    "open_trained",
     "pack",
     "pad",
     "train_run",
@@ -38,9 +42,11 @@ _PLACES = {
     "BucketSampler": ("fuse.torch_data", "BucketSampler"),
     "FeatureDataset": ("fuse.torch_data", "FeatureDataset"),
     "FeatureStream": ("fuse.torch_data", "FeatureStream"),
+    "answer": ("fuse.answers", "answer"),
     "compare_runs": ("fuse.compare", "compare_runs"),
     "evaluate_run": ("fuse.evaluate", "evaluate_run"),
     "load_run": ("fuse.run", "load"),
+    "open_trained": ("fuse.answers", "open_trained"),
     "pack": ("fuse.torch_data", "pack"),
     "pad": ("fuse.torch_data", "pad"),
     "train_run": ("fuse.train", "train_run"),
