@@ -34,6 +34,8 @@ VERSION = 1
 """Raised whenever a change of code changes which face is taken, its numbers or its square."""
 MODEL = "face_landmarker.task"
 MODEL_URL = "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/" + MODEL
+MODEL_SHA256 = "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff"
+"""Of what lies at MODEL_URL; another file is used too, and its own digest is in the fingerprint of its features."""
 POINTS, BLENDSHAPES = 478, 52
 MOST_FACES = 8
 """Faces looked for in a picture."""

@@ -235,8 +235,14 @@ def _pull_file(url: str, path: Path, say: Callable[[str], None]) -> None:
             shutil.copyfileobj(answer, file)
     except OSError as error:
         raise SettingsError(f"{FACE_LANDMARKER}: {url} cannot be fetched from here ({first_line(error)}).") from error
+    digest = file_sha256(making)
+    if digest != faces.MODEL_SHA256:
+        making.unlink()
+        raise StoreError(
+            f"{FACE_LANDMARKER}: {url} arrived damaged (sha256 {digest[:12]}); run the same command again."
+        )
     making.rename(path)
-    say(f"{FACE_LANDMARKER}: {path} ({path.stat().st_size / 1e6:.1f} MB), sha256 {file_sha256(path)}")
+    say(f"{FACE_LANDMARKER}: {path} ({path.stat().st_size / 1e6:.1f} MB), sha256 {digest}")
 
 
 def verify(asked: Sequence[str], weights: str | None) -> list[Verdict]:
@@ -252,10 +258,7 @@ def verify(asked: Sequence[str], weights: str | None) -> list[Verdict]:
     found = []
     for name in chosen(asked):
         if name == FACE_LANDMARKER:
-            path = faces.face_model_path()
-            there = path.is_file()
-            detail = f"sha256 {file_sha256(path)}" if there else f"{path} is not there; `mer models pull {name}`"
-            found.append(Verdict(name, "unrecorded" if there else "absent", detail))
+            found.append(_face_verdict(faces.face_model_path()))
             continue
         hub: HubCheckpoint = ENCODERS.load(name).HUB
         try:
@@ -265,6 +268,16 @@ def verify(asked: Sequence[str], weights: str | None) -> list[Verdict]:
         except MerError as error:
             found.append(Verdict(name, "incomplete", first_line(error)))
     return found
+
+
+def _face_verdict(path: Path) -> Verdict:
+    """By the digest of the file that MediaPipe hands out."""
+    if not path.is_file():
+        return Verdict(FACE_LANDMARKER, "absent", f"{path} is not there; `mer models pull {FACE_LANDMARKER}`")
+    digest = file_sha256(path)
+    if digest == faces.MODEL_SHA256:
+        return Verdict(FACE_LANDMARKER, "ok", f"{path}, sha256 {digest}")
+    return Verdict(FACE_LANDMARKER, "unrecorded", f"{path} is not the file of {faces.MODEL_URL}, sha256 {digest}")
 
 
 def _verdict(at_hand: Checkpoint) -> Verdict:

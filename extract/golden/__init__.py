@@ -78,8 +78,9 @@ def figures(encoder: str, checkpoint: Any) -> dict[str, Any]:
 
     module = ENCODERS.load(encoder)
     language = "ko" if "ko" in module.DEFAULT_FOR else "en"
-    given = {"crop": "whole", "language": language, "output_dtype": "float32"}
-    config = module.Config(**{name: value for name, value in given.items() if name in module.Config.model_fields})
+    asked = {name for name, field in module.Config.model_fields.items() if field.is_required()}
+    given = {name: value for name, value in (("crop", "whole"), ("language", language)) if name in asked}
+    config = module.Config(output_dtype="float32", **given)
     needs = module.needs(config, checkpoint)
     clip = decode(HERE, Utterance(id="golden", path=CLIP, text=SENTENCES[language]), [needs])
     unreadable = clip.lacks(needs)

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from cache_schema.errors import SettingsError
-from extract import golden, models
+from cache_schema.errors import SettingsError, StoreError
+from extract import faces, golden, models
 from extract.checkpoints import PULLED, resolve
 from extract.encoders import ENCODERS
 from extract.encoders import resnet as resnet_encoder
@@ -226,6 +226,27 @@ def test_figures_are_recorded_once_and_compared_from_then_on(
         figures["numbers"][3] += 0.01 * figures["sd"][0]
         own.write_text(json.dumps(figures), encoding="utf-8")
         assert golden.compare(name, str(tmp_path)).startswith("differs: by at most 1.0e-02 sd")
+
+
+def test_the_face_model_is_fetched_checked_and_run(
+    test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = test_data / "mediapipe" / faces.MODEL
+    damaged, fetched = tmp_path / "damaged.task", tmp_path / "w" / faces.MODEL
+    damaged.write_bytes(there.read_bytes()[:-1])
+    monkeypatch.setattr(faces, "MODEL_URL", damaged.as_uri())
+    with pytest.raises(StoreError, match="arrived damaged"):
+        models.pull([models.FACE_LANDMARKER], fetched.parent)
+    assert not any(fetched.parent.iterdir())
+    monkeypatch.setattr(faces, "MODEL_URL", there.as_uri())
+    models.pull([models.FACE_LANDMARKER], fetched.parent)
+    monkeypatch.setenv("MER_FACE_MODEL", str(fetched))
+    monkeypatch.setenv("MER_CACHE", str(tmp_path / "cache"))
+    assert models.verify([models.FACE_LANDMARKER], None)[0].state == "ok"
+    assert golden.compare(models.FACE_LANDMARKER, None).startswith("recorded in ")
+    assert golden.compare(models.FACE_LANDMARKER, None).startswith("equal: ")
+    monkeypatch.setenv("MER_FACE_MODEL", str(damaged))
+    assert models.verify([models.FACE_LANDMARKER], None)[0].state == "unrecorded"
 
 
 def test_no_figures_come_with_mer_yet() -> None:
