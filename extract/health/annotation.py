@@ -70,7 +70,7 @@ def _crossing(utterances: Sequence[Utterance]) -> Iterator[Finding]:
     groupings: dict[str, Callable[[Utterance], str | None]] = {
         "speakers": lambda u: u.speaker,
         "dialogues": lambda u: u.dialogue,
-        "recordings": lambda u: u.path if u.start is not None else u.signals,
+        "recordings": lambda u: (u.path if u.start is not None else None) or u.signals,
     }
     for check, key in groupings.items():
         groups: dict[str, list[int]] = defaultdict(list)

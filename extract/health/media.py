@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cache_schema.rows import Absent
 from cache_schema.samples import Utterance
 from extract.encoder import Clip, Needs
 from extract.health.finding import Examined, Finding, across, few
@@ -125,16 +126,20 @@ def _failures(examined: Examined) -> Iterator[Finding]:
 
 
 def sound(examined: Examined, root: Path, progress: Callable[[int, int, int], None]) -> Iterator[Finding]:
-    """Open every clip: which cannot be read, and which are silent."""
-    silent, unreadable = [], []
+    """Open every clip: which cannot be read, which have no sound, and which are silent."""
+    silent, mute, unreadable = [], [], []
     for utterance, clip in opened(examined, root, Needs(audio_hz=SOUND_HZ), progress):
-        if clip.unreadable:
+        if isinstance(clip.unreadable.get("audio"), Absent):
+            mute.append(utterance.id)
+        elif clip.unreadable:
             unreadable.append(utterance.id)
         elif loudness(clip) < SILENT_DB:
             silent.append(utterance.id)
     if silent:
         says = f"{len(silent)} are silent, below {SILENT_DB:g} dB of full scale: {few(silent)}"
         yield Finding("silence", "warning", says, tuple(silent))
+    if mute:
+        yield Finding("silence", "note", f"{len(mute)} have no sound: {few(mute)}", tuple(mute))
     if unreadable:
         says = f"{len(unreadable)} have no sound that can be read: {few(unreadable)}"
         yield Finding("silence", "warning", says, tuple(unreadable))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -92,12 +93,13 @@ def test_nothing_is_found_in_a_healthy_dataset(tmp_path: Path) -> None:
         ("speakers", {"speaker": "s0"}),
         ("dialogues", {"dialogue": "d0"}),
         ("recordings", {"path": "u00.wav", "start": 3.0, "end": 5.0}),
+        ("recordings", {"path": None, "signals": "night.csv", "start": 3.0, "end": 5.0}),
     ],
 )
 def test_whoever_is_on_both_sides_of_a_split_is_a_leak(tmp_path: Path, check: str, values: dict[str, Any]) -> None:
     samples = healthy()
     if check == "recordings":
-        samples = changed(samples, 0, start=0.0, end=2.0)
+        samples = changed(samples, 0, **{**values, "start": 0.0, "end": 2.0})
     leaks = found(tmp_path, changed(samples, 39, **values))
     assert list(leaks) == [check]
     (leak,) = leaks[check]
@@ -190,8 +192,11 @@ def test_silent_clips_are_found_where_the_clips_are_named(tmp_path: Path) -> Non
     for i, utterance in enumerate(samples):
         write_tone(tmp_path / str(utterance.path), 0.0 if i == 2 else 0.02)
     (tmp_path / "u05.wav").write_bytes(b"no sound")
+    cv2.imwrite(str(tmp_path / "u06.png"), np.zeros((8, 8, 3), np.uint8))
+    samples = changed(samples, 6, path="u06.png")
     leaks = found(tmp_path, samples, root=tmp_path)
-    assert [f.ids for f in leaks["silence"]] == [("u02",), ("u05",)]
+    assert [(f.level, f.ids) for f in leaks["silence"]] == [
+        ("warning", ("u02",)), ("note", ("u06",)), ("warning", ("u05",))]  # fmt: skip
 
 
 def test_what_is_heard_is_compared_with_the_transcript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
