@@ -20,6 +20,13 @@ from extract.encoders import ENCODERS
 from fuse.archs import ARCHS
 from fuse.describe import describe, list_archs
 
+COMMANDS = """\
+# Commands
+
+As `--help` says them. Results go to stdout, as tables or with `--json` as one JSON object; progress and logs to stderr.
+Exit 0: done; 1: it could not be done, with one line that says what to do; 2: wrong usage. `--debug` shows where an
+error came from.
+"""
 LISTS = {"datasets": DATASETS, "encoders": ENCODERS, "architectures": ARCHS}
 
 
@@ -76,9 +83,7 @@ def listing(folder: str) -> str:
 
 def command_pages() -> str:
     """Every command with its options, as `--help` has them."""
-    parts = ["# Commands\n\nAs `--help` says them. Results go to stdout, as tables or with `--json` as one JSON object; progress and "
-             "logs to stderr. Exit 0: done; 1: it could not be done, with one line that says what to do; 2: wrong usage. "
-             "`--debug` before everything else shows where an error came from.\n"]  # fmt: skip
+    parts = [COMMANDS]
     for path, command in leaves(get_command(cli.app), ("mer",)):
         usage = " ".join(
             f"[{p.name.upper()}]" if not p.required else p.name.upper()
@@ -158,7 +163,7 @@ def architecture(listed: Mapping[str, Any]) -> str:
     sizes = table(["block", "parameters"], [[block, f"{count:,}"] for block, count in found["parameters"].items()])
     ablations = "\n".join(f"- {name}: `{fields}`" for name, fields in found["ablations"].items()) or "None."
     return (
-        f"# {listed['name']}\n\n{listed['summary']}\n\n## Paper and readings\n\n{prose(found['paper'])}\n\n"
+        f"# {listed['name']}\n\n{prose(found['paper'])}\n\n"
         f"## Inputs\n\n{inputs}\n\n## Settings\n\nSet with `--set FIELD=VALUE`.\n\n{settings}\n\n"
         f"## Training\n\n{training}\n\n## Ablations\n\n{ablations}\n\n## Size\n\n{sizes}\n"
     )
@@ -169,6 +174,8 @@ def prose(text: str) -> str:
     out: list[str] = []
     fenced = False
     for line in text.strip().splitlines():
+        if line.startswith("- ") and out and out[-1].strip() and not out[-1].startswith(("- ", "  ")):
+            out.append("")  # what begins a list
         if line.strip() and line.startswith("    ") != fenced:
             out += ["```", ""] if fenced else ["", "```text"]
             fenced = not fenced

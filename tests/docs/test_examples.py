@@ -72,7 +72,7 @@ def test_an_encoder_of_ones_own_keeps_the_contract(extended: Path) -> None:
 
 
 def test_an_architecture_of_ones_own_keeps_the_contract(extended: Path) -> None:
-    _contract(extended, "test_archs.py", "mean-fusion")
+    _contract(extended, "test_archs.py", "lstm-mean")
 
 
 def _contract(extended: Path, file: str, name: str) -> None:
