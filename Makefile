@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint format bench clean help
+.PHONY: install demo test lint format docs bench clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -29,6 +29,10 @@ lint: $(INSTALLED)
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+# make docs    the documentation, into site/index.html
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 # make bench   ratios of extraction, of the store and of training against the plain way (minutes)
 bench: $(INSTALLED)
 	$(BIN)/python -m bench.extract
@@ -42,4 +46,4 @@ format: $(INSTALLED)
 
 # make clean   removes what the demo and the tools left behind (not the environment)
 clean:
-	rm -rf .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis build site *.egg-info

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,3 +54,14 @@ def test_it_is_read_without_a_network(site: Path) -> None:
     documents = json.loads(index[index.index("{") : index.rindex("}") + 1])["docs"]
     assert any("hff" in document["title"].lower() for document in documents)
     assert 'data-md-component="search-query"' in (site / "index.html").read_text("utf-8")
+
+
+def test_the_search_answers_where_there_is_no_server(site: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium here to search in")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--virtual-time-budget=8000"]
+    opened = (site / "index.html").as_uri() + "?q=fingerprint"
+    done = subprocess.run([browser, *flags, "--dump-dom", opened], capture_output=True, text=True, check=False)
+    found = re.search(r"(\d+) matching documents", done.stdout)
+    assert found is not None and int(found[1]) > 3, done.stderr[-2000:]
