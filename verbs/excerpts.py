@@ -78,7 +78,7 @@ def roots_of(given: Sequence[str]) -> dict[str, Path]:
     roots = {}
     for word in given:
         dataset, _, path = word.partition("=") if "=" in word and not Path(word).is_dir() else ("", "", word)
-        if not Path(path).is_dir():
+        if not path or not Path(path).is_dir():
             raise SettingsError(f"--root {word}: {path or 'nothing'} is no folder; give PATH, or DATASET=PATH.")
         roots[dataset] = Path(path)
     return roots
