@@ -37,6 +37,8 @@ from fuse.train_config import TrainConfig
 from fuse.workers import Workers
 
 LOADED_FROM_HERE = 'import fuse\n\nmodel = fuse.load(".")  # this folder; `mer predict CLIP --model .` reads new clips'
+HERE = Path(__file__).parent
+SHARED_CODE = ("nn", "kernels")
 PACKAGES = ("mer", "torch", "numpy", "pyarrow", "zarr", "safetensors")
 
 
@@ -275,9 +277,11 @@ def require_device(device: str) -> torch.device:
 
 
 def code_digest(module: ModuleType) -> str:
-    """sha256 of an architecture's file and the shared pieces: what another version trained is not gone on with."""
-    files = [Path(str(module.__file__)), *sorted(Path(__file__).with_name("nn").glob("*.py"))]
-    return sha256_hex(canonical_bytes([[file.name, sha256_hex(file.read_bytes())] for file in files]))
+    """sha256 of an architecture's file, the shared pieces and the kernels: what others began is not gone on with."""
+    files = {"arch": Path(str(module.__file__))}
+    for folder in SHARED_CODE:
+        files |= {file.relative_to(HERE).as_posix(): file for file in (HERE / folder).rglob("*.py")}
+    return sha256_hex(canonical_bytes({name: sha256_hex(file.read_bytes()) for name, file in files.items()}))
 
 
 def versions() -> dict[str, str]:

@@ -16,16 +16,18 @@ import pytest
 import torch
 from toy_corpus import CLASSES, commit, rows_of, spec, utterances
 
+import fuse.train
 from cache_schema.errors import DamagedError, MerError, SettingsError
 from cache_schema.store import FeatureStore
 from fuse import metrics
+from fuse.archs import hff, symphonia
 from fuse.archs.hff import Config
 from fuse.evaluate import evaluate_run
 from fuse.loop import Epoch
 from fuse.prediction import DivergedError
 from fuse.protocols import Protocol
 from fuse.run import load, new_folder
-from fuse.train import Result, train_run
+from fuse.train import Result, code_digest, train_run
 from fuse.workers import Workers
 
 SMALL = ["d=12", "steps=3", "layers=1", "heads=2", "head_width=4", "speech_channels=[4]", "speech_width=6"]
@@ -42,6 +44,18 @@ def run(store: Path, out: Path, **changes: Any) -> Result:
 def finished(toy_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
     """One run that nobody changes."""
     return run(toy_store, tmp_path_factory.mktemp("runs"))
+
+
+def test_the_code_that_others_began_with_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The architecture's file, the shared pieces and the kernels in their folders."""
+    found = {code_digest(module) for module in (hff, symphonia)}
+    monkeypatch.setattr(fuse.train, "HERE", tmp_path)
+    for number, name in enumerate(["nn/one.py", "kernels/dispatch.py", "kernels/scan/triton.py"]):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        for text in ("", "# changed"):
+            (tmp_path / name).write_text(text, "utf-8")
+            found.add(code_digest(hff))
+        assert len(found) == 2 * (number + 2)
 
 
 def test_json_is_the_contract(finished: Result) -> None:
