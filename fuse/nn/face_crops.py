@@ -52,9 +52,11 @@ class FaceCropCNN(nn.Module):
 
     def cropped(self, x: Float[Tensor, "B T H W 3"], place: Float[Tensor, "B 2"]) -> Float[Tensor, "B T h w 3"]:
         """The share `crop` of each side, `place` of each utterance from 0 (top, left) to 1 (bottom, right)."""
-        sizes = [max(1, round(self.crop * side)) for side in x.shape[2:4]]
-        free = torch.tensor([side - size for side, size in zip(x.shape[2:4], sizes, strict=True)], device=x.device)
-        first = (place * (free + 1)).long().minimum(free)
-        rows, columns = (first[:, axis, None] + torch.arange(size, device=x.device) for axis, size in enumerate(sizes))
+        kept = []
+        for side, where in zip(x.shape[2:4], place.unbind(1), strict=True):
+            size = max(1, round(self.crop * side))
+            first = (where * (side - size + 1)).long().clamp(max=side - size)
+            kept.append(first[:, None] + torch.arange(size, device=x.device))
+        rows, columns = kept
         utterance = torch.arange(len(x), device=x.device)[:, None, None]
         return x.transpose(1, 2).transpose(2, 3)[utterance, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2, 4)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from refusing import captures
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,6 +16,7 @@ from cache_schema.samples import Target
 from fuse.arch import Batch
 from fuse.archs import of_cmaer_cat
 from fuse.model import Model
+from fuse.nn import face_crops
 
 TARGET = Target(name="emotion", kind="classification", classes=("anger", "joy", "sadness"))
 SENTIMENT = Target(name="sentiment", kind="regression", low=-3, high=3)
@@ -331,6 +333,18 @@ def test_face_crops_are_read_from_their_middle_and_padding_is_invisible() -> Non
     assert not torch.allclose(other[0], logits[0], atol=1e-6) and torch.equal(other[1:], logits[1:])
     nobody = batch.replace(available=torch.tensor([[False, True]]).expand(5, 2))
     assert torch.isfinite(model(nobody).logits).all()
+
+
+def test_a_step_over_face_crops_can_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(face_crops, "shapes_are_fixed", lambda x: True)  # as on a GPU
+    (model, _), batch = make(tails=CROPS), make_batch(tails=CROPS)
+
+    def step() -> None:
+        output = model.train()(batch)
+        F.cross_entropy(output.logits, batch.target).add(sum(output.losses.values())).backward()
+
+    step()
+    assert captures(step) > 100
 
 
 def test_face_crops_train_every_parameter_with_augmentation() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from batches import SOME_ABSENT, TAILS, batch, make, without_gradient
+from refusing import captures
 from torch import Tensor
 
 from fuse.baselines import mfn
@@ -68,3 +69,8 @@ def test_every_parameter_learns_with_any_modalities() -> None:
         model = make(mfn, tails={m: TAILS[m] for m in modalities}, **SMALL, dropout=0.0).train()
         loss = torch.nn.functional.cross_entropy(model(batch()).logits, batch().target)  # type: ignore[arg-type]
         assert without_gradient(model, loss) == []
+
+
+def test_a_step_can_be_captured() -> None:
+    model, b = make(mfn, **SMALL), batch(available=SOME_ABSENT)
+    assert captures(lambda: model.train()(b).logits.sum().backward()) > 50
