@@ -341,9 +341,9 @@ def scales(train: Dataset, standardize: bool) -> dict[str, tuple[Tensor, Tensor]
             rows = torch.nonzero(data.lengths[modality]).squeeze(1)
             spans = data.starts[modality][rows].tolist(), data.lengths[modality][rows].tolist()
             for start, length in _chunks(*spans, max(1, NUMBERS // math.prod(frames.shape[1:]))):
-                part = frames[start : start + length].double().cpu()
-                total[modality] += part.sum(dim=0)
-                squares[modality] += part.square().sum(dim=0)
+                part = frames[start : start + length].double()
+                total[modality] += part.sum(dim=0).cpu()
+                squares[modality] += part.square().sum(dim=0).cpu()
                 count[modality] += length
     found = {}
     for modality in total:

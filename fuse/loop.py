@@ -154,6 +154,7 @@ def reproducible(seed: int, threads: int | None) -> Iterator[None]:
     The number of threads decides how sums are split, and so the last bits of every result.
     """
     before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
     fills: Any = torch.utils.deterministic
     filled = fills.fill_uninitialized_memory
     with torch.random.fork_rng():
@@ -167,7 +168,7 @@ def reproducible(seed: int, threads: int | None) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(before)
-            torch.use_deterministic_algorithms(deterministic)
+            torch.use_deterministic_algorithms(deterministic, warn_only=warned)
             fills.fill_uninitialized_memory = filled
 
 

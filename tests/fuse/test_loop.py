@@ -98,6 +98,11 @@ def test_threads_and_generator_are_left_as_they_were() -> None:
         torch.rand(3)
     assert torch.get_num_threads() == before and not torch.are_deterministic_algorithms_enabled()
     assert torch.equal(torch.rand(1), expected)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    with reproducible(0, 2):
+        pass
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
 
 
 def test_predictions_are_in_the_order_of_the_data(splits: Splits) -> None:
