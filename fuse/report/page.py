@@ -26,7 +26,7 @@ body{margin:0;background:var(--page);color:var(--text);font:16px/1.5 system-ui,s
 main,header,footer{max-width:68rem;margin:0 auto;padding:0 1.25rem}
 h1{font-size:1.7rem;margin:1.5rem 0 .25rem}h2{font-size:1.3rem;margin:2.75rem 0 .5rem;padding-top:.5rem;
 border-top:1px solid var(--line)}h3{font-size:1.05rem;margin:1.75rem 0 .4rem}h4{font-size:.95rem;margin:1.1rem 0 .3rem}
-h1,h2,h3,h4,li{overflow-wrap:anywhere}
+h1,h2,h3,h4,li,p,figcaption,summary,caption{overflow-wrap:anywhere}
 p{margin:.4rem 0;max-width:50rem}a{color:var(--link)}.soft,figcaption{color:var(--soft);font-size:.9rem}
 :focus-visible{outline:3px solid var(--link);outline-offset:2px}
 .skip{position:absolute;left:-99rem}.skip:focus{left:1rem;top:1rem;background:var(--page);padding:.5rem;z-index:1}
