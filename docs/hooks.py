@@ -85,26 +85,28 @@ def command_pages() -> str:
     """Every command with its options, as `--help` has them."""
     parts = [COMMANDS]
     for path, command in leaves(get_command(cli.app), ("mer",)):
-        usage = " ".join(
-            f"[{p.name.upper()}]" if not p.required else p.name.upper()
-            for p in command.params
-            if p.param_type_name == "argument"
-        )
-        rows = [
-            [
-                ", ".join(f"`{option}`" for option in (*p.opts, *p.secondary_opts))
-                if p.param_type_name == "option"
-                else f"`{p.name.upper()}`",
-                oneline(getattr(p, "help", "") or "").replace("<", "&lt;"),
-            ]
-            for p in command.params
-            if p.name != "help"
-        ]
-        text = inspect.cleandoc(command.help or "").replace("<", "&lt;")
-        about = "\n".join(f"`{line.replace('Example: ', '')}`" if line.startswith("Example: ") else line
-                          for line in text.splitlines())  # fmt: skip
-        parts.append(f"## {' '.join(path)}\n\n`{' '.join(path)} {usage}`\n\n{about}\n\n{table(['', ''], rows)}\n")
+        about, _, example = inspect.cleandoc(command.help or "").partition("Example: ")
+        rows = [[option_names(p), oneline(p.help or "") + defaults(p)] for p in command.params if p.name != "help"]
+        shown = f"For example `{oneline(example)}`\n\n" if example else ""
+        about = about.replace("<", "&lt;")
+        parts.append(f"## {' '.join(path)}\n\n{about}\n\n{shown}{table(['argument or option', 'meaning'], rows)}\n")
     return "\n".join(parts)
+
+
+def option_names(parameter: Any) -> str:
+    """How an option or an argument is written."""
+    if parameter.param_type_name == "argument":
+        return f"`{(parameter.metavar or parameter.name).upper()}`"
+    return ", ".join(f"`{option}`" for option in (*parameter.opts, *parameter.secondary_opts))
+
+
+def defaults(parameter: Any) -> str:
+    """What holds where an option is not given, in brackets."""
+    found = ["required"] if parameter.required else []
+    found += [f"environment: `{parameter.envvar}`"] if parameter.envvar else []
+    if parameter.default not in (None, "") and not isinstance(parameter.default, bool | list | tuple):
+        found.append(f"default: `{parameter.default}`")
+    return f" ({'; '.join(found)})" if found else ""
 
 
 def leaves(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

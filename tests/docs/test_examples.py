@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import ROOT, settle
+from pages import ROOT, TINY, settle
 
 EXAMPLES = ROOT / "examples"
 CALLS = {
@@ -57,14 +57,20 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tree
 
 
-def test_a_dataset_and_an_encoder_of_ones_own_extract(extended: Path, world: Path, tmp_path: Path) -> None:
-    for person, mood in (("anna", "happy"), ("ben", "sad")):
+def test_what_is_ones_own_goes_all_the_way(extended: Path, world: Path, tmp_path: Path) -> None:
+    for person in ("anna", "ben", "cleo", "emil"):
         (tmp_path / "diary" / person).mkdir(parents=True)
-        shutil.copy(world / "talk.mp4", tmp_path / "diary" / person / f"2024-05-01-{mood}.mp4")
-    words = ["extract", "--dataset", "diary", "--root", tmp_path / "diary", "--store", tmp_path / "features"]
-    done = _python(extended, tmp_path, "-m", "cli", *words, "--encoders", "loudness", "--json")
+        for day, mood in ((1, "happy"), (2, "sad")):
+            shutil.copy(world / "talk.mp4", tmp_path / "diary" / person / f"2024-05-0{day}-{mood}.mp4")
+    store = ["--store", tmp_path / "features", "--json"]
+    words = ["extract", "--dataset", "diary", "--root", tmp_path / "diary", "--encoders", "loudness", *store]
+    done = _python(extended, tmp_path, "-m", "cli", *words)
     assert done.returncode == 0, done.stderr
-    assert '"written": 2' in done.stdout
+    assert '"written": 8' in done.stdout
+    words = ["fuse", "train", "--arch", "lstm-mean", "--dataset", "diary", *store, *TINY]
+    done = _python(extended, tmp_path, "-m", "cli", *words, "--protocol", "kfold:speaker:2", "--val", "speaker:0.5")
+    assert done.returncode == 0, done.stderr
+    assert '"arch": "lstm-mean"' in done.stdout
 
 
 def test_an_encoder_of_ones_own_keeps_the_contract(extended: Path) -> None:
