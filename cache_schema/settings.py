@@ -52,12 +52,14 @@ class Spec(BaseModel):
 
     @classmethod
     def _explain(cls, error: Any, where: str) -> str:
-        name = str(error["loc"][0]) if error["loc"] else "settings"
+        reason = error["msg"].removeprefix("Value error, ")
+        if not error["loc"]:  # fields that do not fit together
+            return f"{where}: {reason}"
+        name = str(error["loc"][0])
         if error["type"] == "extra_forbidden":
             return f"{where}: " + unknown_name("field", name, list(cls.model_fields))
         field = cls.model_fields.get(name)
         meaning = f" ({name}: {' '.join(field.description.split())})" if field and field.description else ""
-        reason = error["msg"].removeprefix("Value error, ")
         return f"{where}: {name} = {error.get('input')!r}: {reason}{meaning}"
 
     def with_assignments(self, assignments: list[str], where: str) -> Self:

@@ -264,7 +264,8 @@ def _from_hub(encoder: str, hub: HubCheckpoint) -> Checkpoint:
         found = in_cache(encoder, hub)
         if found is not None:
             return found
-        wanted = wanted_files(encoder, hub, HfApi().list_repo_files(hub.repo, revision=hub.revision))
+        facts = HfApi().model_info(hub.repo, revision=hub.revision)  # `list_repo_files` would try for half a minute
+        wanted = wanted_files(encoder, hub, [file.rfilename for file in facts.siblings or []])
         folder = Path(snapshot_download(hub.repo, revision=hub.revision, allow_patterns=wanted))
     return Checkpoint(encoder, folder, hub.assets, hub.repo, folder.name)
 

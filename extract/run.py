@@ -171,6 +171,8 @@ def extract(
     if any(needs.streams != ("text",) for *_, needs in plans):
         _refuse_all_missing(corpus, utterances, root)
 
+    if scheduler is None and device != "auto":
+        pipeline.resolve_device(device)  # before anything is written
     listening = None if recognise is None else recognition.whisper_checkpoint(weights)
     store = FeatureStore.open(store_path, mode="a", say=say)
     _refuse_mixing(store, corpus, root)

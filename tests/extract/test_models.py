@@ -98,10 +98,14 @@ def hub(small_weights: Path, tmp_path: Path) -> Iterator[Hub]:
         server.shutdown()
 
 
-def run(hub: Hub | None, home: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    """A command line of its own, with the network that `hub` is."""
+def run(hub: Hub | str | None, home: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    """A command line of its own, with the network that `hub`, or what is at that address, is."""
     own = {"HF_HOME": str(home / "hf"), "MER_CACHE": str(home / "cache"), "HF_HUB_DISABLE_XET": "1"}
-    own |= {"HF_HUB_OFFLINE": "1"} if hub is None else {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.address}
+    own |= (
+        {"HF_HUB_OFFLINE": "1"}
+        if hub is None
+        else {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub if isinstance(hub, str) else hub.address}
+    )
     command = [sys.executable, "-m", "cli", *map(str, words)]
     return subprocess.run(
         command, env=os.environ | own, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
@@ -171,6 +175,8 @@ def test_without_a_network_one_line_says_which_command_brings_the_weights(tmp_pa
     done = run(None, tmp_path, "models", "pull", "hubert", "--to", tmp_path / "w")
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "facebook/hubert-base-ls960" in done.stderr
     assert not list((tmp_path / "w").glob("*"))
+    done = run("http://127.0.0.1:9", tmp_path, "models", "pull", "hubert")  # where a network was promised
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "mer models pull hubert --to DIR" in done.stderr
 
 
 def test_a_folder_of_something_else_is_left_alone(hub: Hub, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cache_schema.errors import SettingsError
 from cache_schema.rows import Failed
 from cache_schema.samples import Utterance
 from cache_schema.store import FeatureStore
@@ -61,6 +62,12 @@ def test_bands_tell_rhythms_apart() -> None:
     assert np.exp(found[:, 0, 1]) == pytest.approx(0.5, rel=0.05)
     assert np.exp(found[:, 1, 2]) == pytest.approx(0.5, rel=0.05)
     assert (found[:, 0, [0, 2]] < np.log(0.02)).all() and (found[:, 1, [0, 1]] < np.log(0.02)).all()
+
+
+def test_settings_that_do_not_fit_together_are_told_in_a_sentence() -> None:
+    with pytest.raises(SettingsError) as error:
+        physio.Config.parse({"channels": ("x",), "bands_hz": [[4, 80]]}, "physio")
+    assert str(error.value) == "physio: a band must be [low, high] within 0 and half the clock, 64 Hz"
 
 
 def test_too_little_measured_is_a_failure() -> None:
