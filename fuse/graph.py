@@ -27,7 +27,7 @@ class Graphs:
     """
 
     def __init__(self, device: torch.device, generators: Sequence[torch.Generator], say: Callable[[str], None]) -> None:
-        self.enabled, self.say = device.type == "cuda", say
+        self.device, self.enabled, self.say = device, device.type == "cuda", say
         self.generators = tuple(generators)
         self.captured = 0
         """How many graphs there have been."""
@@ -74,6 +74,7 @@ class Graphs:
         except RuntimeError as error:
             self.enabled, self.captured = False, 0
             self._graphs.clear()
+            released(self.device, self.generators)
             self.say(
                 f"A step could not be captured as a CUDA graph ({first_line(error)}): training goes on without graphs, "
                 "more slowly and to the same results."
@@ -82,3 +83,12 @@ class Graphs:
         self._pool = self._pool or graph.pool()
         self._graphs[key] = graph
         self.captured += 1
+
+
+def released(device: torch.device, generators: Sequence[torch.Generator]) -> None:
+    """Give generators, and the device's default one, which every capture registers, states of their own with the same
+    numbers to come: torch does not release those that a capture which failed was drawing from, and they would refuse.
+    """
+    for generator in (*generators, *torch.cuda.default_generators[device.index or 0 :][:1]):
+        if generator.device.type == "cuda":
+            generator.graphsafe_set_state(generator.clone_state())

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -224,12 +225,14 @@ def test_what_cannot_be_captured_runs_as_it_is_and_is_said() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     said: list[str] = []
-    graphs, done = Graphs(torch.device("cpu"), [], said.append), []
+    generator = Mock(device=torch.device("cuda"))  # a state that a failed capture was drawing from draws no more
+    graphs, done = Graphs(torch.device("cpu"), [generator], said.append), []
     graphs.enabled = True
     for number in range(5):
         graphs.run("work", lambda number=number: done.append(number))  # type: ignore[misc]
     assert done == [0, 1, 2, 3, 4] and graphs.captured == 0
     assert len(said) == 1 and said[0].startswith("A step could not be captured as a CUDA graph")
+    generator.graphsafe_set_state.assert_called_once_with(generator.clone_state.return_value)
 
 
 @pytest.mark.gpu
@@ -248,3 +251,24 @@ def test_graphs_give_the_losses_of_eager_steps(splits_of: dict[str, Splits], nam
         found.append((losses.cpu(), torch.tensor([[e.val_loss for e in own] for own in histories])))
     torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_a_capture_that_fails_goes_on_with_the_same_numbers() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    device, said, drawn = torch.device("cuda", 0), list[str](), [list[float](), list[float]()]
+    for found, waits in zip(drawn, (True, False), strict=True):
+        generator = torch.Generator(device).manual_seed(1)
+        torch.cuda.manual_seed(1)
+        graphs = Graphs(device, [generator], said.append)
+        graphs.enabled = waits
+
+        def work(found: list[float] = found, generator: torch.Generator = generator) -> None:
+            own = torch.rand(1, device=device, generator=generator) + torch.rand(1, device=device)
+            found.append(float(own))  # waits for the device
+
+        with graphs.stream():
+            for _ in range(5):
+                graphs.run("work", work)
+    assert drawn[0] == drawn[1] and len(drawn[0]) == 5 and len(said) == 1
