@@ -50,6 +50,7 @@ from cache_schema.settings import Spec
 from fuse.arch import Architecture, Batch, Companion, Output, outputs, probabilities
 from fuse.nn.attention import AdditivePooling
 from fuse.nn.contrastive import info_nce
+from fuse.nn.fixed import shapes_are_fixed
 from fuse.nn.landmarks import BROWS, EYES, FACE_POINTS, MOUTH, heatmaps
 from fuse.nn.lengths import frame_mask
 from fuse.nn.recurrent import LSTM
@@ -283,7 +284,8 @@ class Symphonia(Architecture):
     def activations(self, states: Float[Tensor, "B T d"], faces: Int[Tensor, " B"]) -> Float[Tensor, "B T *C"]:
         """What the model makes of each state alone, as of one frame without text; zero in the padding."""
         inside = frame_mask(faces, states.shape[1])
-        h = states[inside]
+        fixed = shapes_are_fixed(states)
+        h = states.flatten(0, 1) if fixed else states[inside]
         f_high = h
         if self.attend is not None:
             one, nothing = torch.ones_like(h[:, 0]).long(), torch.zeros_like(h)
@@ -291,6 +293,9 @@ class Symphonia(Architecture):
         each = self.answer(self.head(f_high)[0])
         if self.kind != "regression":
             each = probabilities(each, self.kind)
+        if fixed:
+            every = each.view(*inside.shape, *each.shape[1:])
+            return every.masked_fill(~inside.view(*inside.shape, *[1] * (every.ndim - 2)), 0.0)
         return each.new_zeros(*inside.shape, *each.shape[1:]).index_put((inside,), each)
 
 

@@ -116,8 +116,7 @@ class MFN(Architecture):
         `attention_text` etc. (B,).
         """
         states = [self.states(batch, m) for m in self.modalities]
-        one_by_one = zip(batch.available.split(1, dim=1), self.sizes, strict=True)
-        there = torch.cat([column.expand(-1, size) for column, size in one_by_one], dim=1)
+        there = torch.cat([batch.available[:, i : i + 1].expand(-1, size) for i, size in enumerate(self.sizes)], dim=1)
         final = torch.cat([h for h, _ in states], dim=1) * there
         cells = torch.cat([c for _, c in states], dim=2) * there[:, None]
         u, attention = self.memory(cells, there)

@@ -39,6 +39,6 @@ def heatmaps(points: Float[Tensor, "n P _"], there: Bool[Tensor, " n"], side: in
     column, row = torch.where(inside[..., None], pixel, 0.0).long().unbind(dim=-1)
     # What is not drawn goes into a pixel behind the last one.
     at = torch.where(inside, row * side + column, side * side)
-    maps = points.new_zeros(len(points), side * side + 1)
-    maps[torch.arange(len(points), device=points.device)[:, None], at] = 1.0
+    row_of_map = torch.arange(len(points), device=points.device)[:, None]
+    maps = points.new_zeros(len(points), side * side + 1).index_put_((row_of_map, at), points.new_ones(()))
     return maps[:, :-1].reshape(-1, side, side)

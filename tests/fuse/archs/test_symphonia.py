@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from refusing import captures
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,6 +16,7 @@ from cache_schema.samples import Target
 from fuse.arch import Batch
 from fuse.archs import symphonia
 from fuse.model import Model
+from fuse.nn import recurrent
 from fuse.nn.landmarks import BROWS, EYES, MOUTH
 
 TARGET = Target(name="emotion", kind="classification", classes=("anger", "joy", "sadness"))
@@ -370,6 +372,19 @@ def test_what_is_drawn_is_what_the_paper_draws() -> None:
         torch.testing.assert_close(drawn["activation"][row, :frames].sum(-1), torch.ones(frames))
         assert not drawn["activation"][row, frames:].any()
     assert drawn["head_attention"].shape == (5, 2, 3, 3)
+
+
+@pytest.mark.parametrize("target", [TARGET, SENTIMENT], ids=lambda t: str(t.kind))
+def test_activation_in_shapes_that_do_not_depend_on_lengths_is_the_same(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (model, _), batch = make(target, activation=True), make_batch()
+    expected = model(batch).drawn["activation"]
+    monkeypatch.setattr(symphonia, "shapes_are_fixed", lambda x: True)  # as on a GPU
+    monkeypatch.setattr(recurrent, "scans", lambda *_: True)
+    torch.testing.assert_close(model(batch).drawn["activation"], expected)
+    with torch.no_grad():
+        assert captures(lambda: model(batch)) > 50
 
 
 @pytest.mark.parametrize("target", [TARGET, SENTIMENT, MULTILABEL], ids=lambda t: t.kind)
