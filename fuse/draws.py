@@ -98,7 +98,10 @@ class Drawn(TorchFunctionMode):
             size = args[0] if args and not isinstance(args[0], int) else args
             take = self.take_uniform if func is torch.rand else self.take_normal
             return take(size or given["size"], given.get("device"))
-        if func in REFUSED or (func in RECURRENT and _drops(func, args)):
+        drops = (func in RECURRENT and _drops(func, args)) or (
+            func in ATTENTION and _attention_drops(func, args, given)
+        )
+        if func in REFUSED or drops:
             raise NotDrawnBeforeError(f"{getattr(func, '__name__', func)} draws inside of it.")
         return func(*args, **given)
 
@@ -140,10 +143,16 @@ REFUSED = (
     torch.multinomial,
     torch.normal,
     torch.randint,
+    torch.randint_like,
     torch.randperm,
     torch.poisson,
+    torch.dropout,
+    *(getattr(Tensor, name) for name in ("bernoulli", "bernoulli_", "multinomial", "normal_", "uniform_", "random_")),
+    *(getattr(Tensor, name) for name in ("exponential_", "geometric_", "cauchy_", "log_normal_")),
 )
 RECURRENT = (torch.lstm, torch.gru)
+ATTENTION = {F.scaled_dot_product_attention: 4, F.multi_head_attention_forward: 10}
+"""Function -> place of its `dropout_p`."""
 
 
 def _drops(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
@@ -151,3 +160,10 @@ def _drops(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
     numbers = [a for a in args if isinstance(a, bool | float | int) and not isinstance(a, bool)]
     flags = [a for a in args if isinstance(a, bool)]
     return bool(numbers and numbers[-1] and flags[1:2] == [True])
+
+
+def _attention_drops(func: Callable[..., Any], args: tuple[Any, ...], given: Mapping[str, Any]) -> bool:
+    """Whether torch's attention drops some of its weights."""
+    place = ATTENTION[func]
+    share = args[place] if len(args) > place else given.get("dropout_p", 0.0)
+    return bool(share) and bool(given.get("training", True))
