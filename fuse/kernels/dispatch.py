@@ -10,7 +10,7 @@ their types are among those that it was written for, and the environment variabl
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from importlib.util import find_spec
@@ -86,3 +86,18 @@ def folded(x: Tensor, dim: int | None, mapped: int) -> Tensor:
 def unfolded(x: Tensor, mapped: int) -> Tensor:
     """The inverse: (mapped, x.shape[0] / mapped, ...)."""
     return x.reshape(mapped, len(x) // mapped, *x.shape[1:])
+
+
+def seeds_mapped(op: Callable[..., Any]) -> Callable[..., Any]:
+    """An operator's rule for vmap: what is mapped becomes part of the first dimension of every tensor, the seeds' or
+    that of rows of all seeds."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
+        size = info.batch_size
+        given = (folded(x, dim, size) if isinstance(x, Tensor) else x for x, dim in zip(inputs, in_dims, strict=True))
+        found = op(*given)
+        if isinstance(found, Tensor):
+            return unfolded(found, size), 0
+        return type(found)(unfolded(x, size) for x in found), type(found)(0 for _ in found)
+
+    return rule

@@ -15,14 +15,14 @@ H heads, K numbers that an edge is scored by, W width of a head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fuse.kernels.dispatch import folded, kernel_runs, launching_on, unfolded
+from fuse.kernels.dispatch import kernel_runs, launching_on, seeds_mapped, unfolded
 from fuse.kernels.interval_gat import reference
 from fuse.kernels.interval_gat.reference import Nodes
 
@@ -165,19 +165,6 @@ def _derive(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     return *found[:4], *found[5:7], found[4], None, None, None
 
 
-def _mapped(op: Callable[..., Any]) -> Callable[..., Any]:
-    """The rule for vmap: what is mapped becomes part of the rows and, of the vector, of the seeds."""
-
-    def rule(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
-        size = info.batch_size
-        found = op(
-            *(folded(x, dim, size) if isinstance(x, Tensor) else x for x, dim in zip(inputs, in_dims, strict=True))
-        )
-        return type(found)(unfolded(x, size) for x in found), type(found)(0 for _ in found)
-
-    return rule
-
-
 for _op in (_forward, _backward):
-    _op.register_vmap(_mapped(_op))
+    _op.register_vmap(seeds_mapped(_op))
 _forward.register_autograd(_derive, setup_context=_keep)

@@ -14,7 +14,6 @@ W width of a frame, H hidden width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from fuse.kernels.dispatch import folded, kernel_runs, launching_on, unfolded
+from fuse.kernels.dispatch import kernel_runs, launching_on, seeds_mapped
 from fuse.kernels.recurrent import reference
 
 WIDEST = 256
@@ -220,19 +219,7 @@ def _by_weight(each: Float[Tensor, "S D T B G"], states: Float[Tensor, "S D T B 
     return torch.stack(found, dim=1)
 
 
-def _fold(op: Callable[..., Any]) -> Callable[..., Any]:
-    """The rule for vmap: what is mapped becomes part of the seeds, which every tensor has in front."""
-
-    def rule(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Any, Any]:
-        found = op(*(folded(x, dim, info.batch_size) for x, dim in zip(inputs, in_dims, strict=True)))
-        if isinstance(found, Tensor):
-            return unfolded(found, info.batch_size), 0
-        return tuple(unfolded(x, info.batch_size) for x in found), (0,) * len(found)
-
-    return rule
-
-
 for _op in (_gru, _gru_backward, _lstm, _lstm_backward):
-    _op.register_vmap(_fold(_op))
+    _op.register_vmap(seeds_mapped(_op))
 _gru.register_autograd(_derive_gru, setup_context=_keep_gru)
 _lstm.register_autograd(_derive_lstm, setup_context=_keep_lstm)

@@ -11,14 +11,13 @@ Axes: S seeds, each with experts of its own, R rows of each, E experts, D inputs
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fuse.kernels.dispatch import autocast_to, folded, kernel_runs, launching_on, unfolded
+from fuse.kernels.dispatch import autocast_to, kernel_runs, launching_on, seeds_mapped
 from fuse.kernels.routed_linear import reference
 
 
@@ -111,19 +110,6 @@ def _derive(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return by_x, None, None, None, by_weight, by_bias
 
 
-def _mapped(op: Callable[..., Any]) -> Callable[..., Any]:
-    """The rule for vmap: what is mapped becomes part of the seeds."""
-
-    def rule(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Any, Any]:
-        size = info.batch_size
-        found = op(*(folded(x, dim, size) for x, dim in zip(inputs, in_dims, strict=True)))
-        if isinstance(found, Tensor):
-            return unfolded(found, size), 0
-        return tuple(unfolded(x, size) for x in found), (0,) * len(found)
-
-    return rule
-
-
 for _op in (_forward, _backward):
-    _op.register_vmap(_mapped(_op))
+    _op.register_vmap(seeds_mapped(_op))
 _forward.register_autograd(_derive, setup_context=_keep)
