@@ -19,6 +19,12 @@ MOST_CELLS = 60
 """Rows or columns of a heat map; more are averaged in groups of neighbours, and the caption says so."""
 MOST_NUMBERED = 8
 """Rows or columns of a heat map whose numbers are written into it."""
+MOST_NAMED = 34
+"""Rows or columns of a heat map that all have their names."""
+LINE = 13.0
+"""Pixels of a line of text."""
+LEAST_SPREAD = 0.05
+"""Of the largest number, by which others must differ from it to be drawn from the least one on."""
 MOST_EDGES = 40
 LETTER = 6.4
 """Pixels of a letter, about."""
@@ -35,7 +41,7 @@ def heat(
     column_name: str = "",
     ends: tuple[float, float] | None = None,
 ) -> Figure:
-    """A matrix (R, C), the darker the larger; below zero in another colour.
+    """A matrix (R, C), the fuller the colour the larger; below zero in another colour.
 
     Args:
         title: what it is.
@@ -43,38 +49,39 @@ def heat(
         rows, columns: a name of each.
         caption: what the reader should know.
         row_name, column_name: what rows and columns are.
-        ends: numbers of no colour and of full colour; None: 0, or the least where all are above, and the largest.
+        ends: the least number, which has no colour unless it is below zero, and the one of full colour; None: of the
+            matrix itself.
     """
     values, rows, group_rows = _grouped(np.asarray(values, np.float64), list(rows))
     turned, columns, group_columns = _grouped(values.T, list(columns))
     values = turned.T
     for count, what in ((group_rows, row_name or "rows"), (group_columns, column_name or "columns")):
         caption += f" Up to {count} neighbouring {what} are averaged." if count > 1 else ""
-    low, high = ends or (min(0.0, float(values.min())), float(values.max()))
+    low, high = ends or _ends(values)
     numbered = max(values.shape) <= MOST_NUMBERED
-    side = 40.0 if numbered else min(26.0, max(5.0, 380 / max(values.shape)))
+    full = 0.6 if numbered else 1.0
+    tall_cell, wide_cell = (40.0 if numbered else _side(count) for count in values.shape)
     left = 14 + LETTER * min(18, max(map(len, rows), default=1)) + (16 if row_name else 0)
     tall = LETTER * min(16, max(map(len, columns), default=1)) * 0.87 + 12
-    width, height = len(columns) * side, len(rows) * side
+    width, height = len(columns) * wide_cell, len(rows) * tall_cell
     top = tall + (16 if column_name else 0)
     body = [f'<rect x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}" class="frame"/>']
     for colour, share in (
         (HIGHEST, np.clip(values / max(high, 1e-12), 0, 1) if low < 0 else _share(values, low, high)),
         (LOWEST, np.clip(values / min(low, -1e-12), 0, 1)),
     ):
-        body += _cells(np.rint(share * SHADES).astype(int), left, top, side, colour, 0.6 if numbered else 1.0)
+        body += _cells(share, left, top, wide_cell, tall_cell, colour, full)
     if numbered:
         body += [
-            text(left + (c + 0.5) * side, top + (r + 0.5) * side + 4, f"{v:.2f}", "middle")
+            text(left + (c + 0.5) * wide_cell, top + (r + 0.5) * tall_cell + 4, f"{v:.2f}", "middle")
             for (r, c), v in np.ndenumerate(values)
         ]
-    every = math.ceil(13 / side)
     for i, name in enumerate(rows):
-        if i % every == 0:
-            body.append(text(left - 5, top + (i + 0.5) * side + 4, shortened(name, 18), "end"))
+        if i % math.ceil(LINE / tall_cell) == 0:
+            body.append(text(left - 5, top + (i + 0.5) * tall_cell + 4, shortened(name, 18), "end"))
     for i, name in enumerate(columns):
-        if i % every == 0:
-            x, y = left + (i + 0.5) * side, top - 5
+        if i % math.ceil(LINE / wide_cell) == 0:
+            x, y = left + (i + 0.5) * wide_cell, top - 5
             body.append(text(x, y, shortened(name, 16), "start", f'transform="rotate(-60 {x:.1f} {y:.1f})"'))
     if column_name:
         body.append(text(left + width / 2, 12, column_name, "middle", 'class="soft"'))
@@ -82,15 +89,30 @@ def heat(
         middle = top + height / 2
         turn = f'class="soft" transform="rotate(-90 11 {middle:.1f})"'
         body.append(text(11, middle, row_name, "middle", turn))
-    body += _scale(left, top + height + 10, low, high)
-    total = max(left + width + 14 + tall * 0.6, left + 210)
+    body += _scale(left, top + height + 10, low, high, full)
+    total = max(left + width + 14 + tall * 0.6, left + 250)
     size = f"{len(rows)} {row_name or 'rows'} by {len(columns)} {column_name or 'columns'}"
     described = f"{size}. {_strongest(values, rows, columns)}"
     return Figure(svg(total, top + height + 30, title, described, body), f"{title}. {caption}")
 
 
+def _ends(values: Array) -> tuple[float, float]:
+    """What no colour and full colour are: the least and the largest number; 0 instead of the least where some are below
+    it, or where all are about the same, so that chance does not look like a pattern."""
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high - low >= LEAST_SPREAD * high:
+        return low, max(high, 0.0)
+    return 0.0, high
+
+
+def _side(count: int) -> float:
+    """Pixels of a cell's side, of `count` that lie beside one another: wide enough for each name where they are few."""
+    return min(26.0, max(LINE if count <= MOST_NAMED else 5.0, 380 / count))
+
+
 def _share(values: Array, low: float, high: float) -> Array:
-    return np.clip((values - low) / max(high - low, 1e-12), 0, 1)
+    share: Array = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
+    return share
 
 
 def _grouped(values: Array, names: list[str]) -> tuple[Array, list[str], int]:
@@ -102,12 +124,14 @@ def _grouped(values: Array, names: list[str]) -> tuple[Array, list[str], int]:
     return np.stack([values[s : s + size].mean(axis=0) for s in starts]), [names[s] for s in starts], size
 
 
-def _cells(shades: Array, left: float, top: float, side: float, colour: str, full: float = 1.0) -> list[str]:
-    """The cells of each shade as one path; `full` is the opacity of the strongest."""
-    paths = []
+def _cells(
+    share: Array, left: float, top: float, wide: float, tall: float, colour: str, full: float = 1.0
+) -> list[str]:
+    """The cells of each shade as one path, by their share (R, C) of the strongest, whose opacity is `full`."""
+    shades, paths = np.rint(share * SHADES).astype(int), []
     for shade in range(1, SHADES + 1):
         steps = "".join(
-            f"M{left + c * side:.1f} {top + r * side:.1f}h{side:g}v{side:g}h{-side:g}z"
+            f"M{left + c * wide:.1f} {top + r * tall:.1f}h{wide:.4g}v{tall:.4g}h{-wide:.4g}z"
             for r, c in np.argwhere(shades == shade).tolist()
         )
         if steps:
@@ -115,13 +139,16 @@ def _cells(shades: Array, left: float, top: float, side: float, colour: str, ful
     return paths
 
 
-def _scale(left: float, top: float, low: float, high: float) -> list[str]:
+def _scale(left: float, top: float, low: float, high: float, full: float = 1.0) -> list[str]:
     """What no colour and full colour mean."""
     found, x = [], left
     for end, colour in ([(low, LOWEST), (0.0, "none")] if low < 0 else [(low, "none")]) + [(high, HIGHEST)]:
-        found.append(f'<rect x="{x:.1f}" y="{top:.1f}" width="12" height="12" class="frame" style="fill:{colour}"/>')
+        found.append(
+            f'<rect x="{x:.1f}" y="{top:.1f}" width="12" height="12" class="frame" style="fill:{colour}" '
+            f'fill-opacity="{full:g}"/>'
+        )
         found.append(text(x + 17, top + 10, f"{end:.3g}"))
-        x += 70
+        x += 84
     return found
 
 
@@ -260,10 +287,10 @@ def grids(title: str, frames: Sequence[tuple[str, Array]], caption: str) -> Figu
     for i, (name, grid) in enumerate(frames):
         left, cell = 8 + i * (side + gap), side / len(grid)
         body.append(f'<rect x="{left:.1f}" y="24" width="{side:g}" height="{side:g}" class="frame"/>')
-        body += _cells(np.rint(_share(grid, low, high) * SHADES).astype(int), left, 24, cell, HIGHEST)
+        body += _cells(_share(grid, low, high), left, 24, cell, cell, HIGHEST)
         body.append(text(left, 17, name))
         row, column = np.unravel_index(int(grid.argmax()), grid.shape)
         described.append(f"{name}: most at row {row + 1}, column {column + 1} of {len(grid)}")
     body += _scale(8, side + 34, low, high)
-    width = max(16 + len(frames) * (side + gap), 220)
+    width = max(16 + len(frames) * (side + gap), 250)
     return Figure(svg(width, side + 54, title, "; ".join(described) + ".", body), f"{title}. {caption}")

@@ -16,6 +16,8 @@ CHANGES = {"activation": True}
 LEVELS = ("low", "mid", "fusion")
 MOST_TOKENS = 32
 MOST_FRAMES = 4
+LEAST_DIFFERENCE = 1e-6
+"""Of two patches' shares, below which they are the same."""
 LEAST_POINTS = 5
 """Utterances for a projection."""
 
@@ -39,7 +41,12 @@ def whole(looked: Looked) -> list[Block]:
         blocks.append(Side(figures))
     else:
         blocks.append(Text("Embeddings before and after alignment (Fig. 8) need a model of face and text."))
-    blocks.append(Text("Ablation bars (Fig. 10) stand under robustness and ablations, where --study names a study."))
+    blocks.append(
+        Text(
+            "Ablation bars (Fig. 10) stand under robustness and ablations, where --study names one. The examples below "
+            "are those of Fig. 11: the surest answers, and beside the right ones wrong ones too."
+        )
+    )
     return blocks
 
 
@@ -74,7 +81,9 @@ def one(seen: Seen) -> list[Block]:
                     "--set vit.attention=true."
                 )
             )
-        if "mask" in drawn:
+        if "mask" in drawn and np.ptp(drawn["mask"]) < LEAST_DIFFERENCE:
+            blocks.append(Text("All patches count the same (6): there are no landmarks of this utterance."))
+        elif "mask" in drawn:
             shown = [(names[t], _square(drawn["mask"][t])) for t in frames]
             caption = "How much each patch counts (6), from where eyes, brows and mouth are."
             figures.append(grids("Landmark mask", shown, caption))
