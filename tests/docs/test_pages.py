@@ -80,3 +80,11 @@ def test_commands_in_the_text_exist(page: str) -> None:
         options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         given = [word.split("=")[0] for word in words if word.startswith("--")]
         assert {*given} <= {*options, "--help"}, f"{page}: `{line}`"
+
+
+def test_every_command_is_shown() -> None:
+    """In a page that people write, beside the reference that is made from the code."""
+    shown = {line for page in pages() for block in blocks(page) if block.language == "bash" for line in commands(block)}
+    for name, below in get_command(cli.app).commands.items():  # type: ignore[attr-defined]
+        for words in [f"mer {name} {leaf}" for leaf in getattr(below, "commands", ())] or [f"mer {name}"]:
+            assert any(line == words or line.startswith(f"{words} ") for line in shown), f"no page shows {words}"
