@@ -67,8 +67,7 @@ def pages() -> dict[str, str]:
 def listing(folder: str) -> str:
     """A table of a folder's pages, a line each."""
     if folder == "datasets":
-        rows = [[f"[{name}]({name}.md)", DATASETS.load(name).SUMMARY.partition(": ")[2] or DATASETS.load(name).SUMMARY]
-                for name in DATASETS.names()]  # fmt: skip
+        rows = [[f"[{name}]({name}.md)", DATASETS.load(name).SUMMARY] for name in DATASETS.names()]
         return table(["`--dataset`", "what it is"], rows)
     if folder == "encoders":
         modules = {name: ENCODERS.load(name) for name in ENCODERS.names()}
@@ -87,7 +86,7 @@ def command_pages() -> str:
     for path, command in leaves(get_command(cli.app), ("mer",)):
         about, _, example = inspect.cleandoc(command.help or "").partition("Example: ")
         rows = [[option_names(p), oneline(p.help or "") + defaults(p)] for p in command.params if p.name != "help"]
-        shown = f"For example `{oneline(example)}`\n\n" if example else ""
+        shown = f"For example `{' '.join(example.split())}`\n\n" if example else ""
         about = about.replace("<", "&lt;")
         parts.append(f"## {' '.join(path)}\n\n{about}\n\n{shown}{table(['argument or option', 'meaning'], rows)}\n")
     return "\n".join(parts)
@@ -187,7 +186,7 @@ def prose(text: str) -> str:
 
 def oneline(text: str) -> str:
     """For a cell of a table."""
-    return " ".join(text.split())
+    return " ".join(text.split()).replace("<", "&lt;")
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

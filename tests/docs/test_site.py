@@ -43,6 +43,13 @@ def test_everything_has_its_page(site: Path) -> None:
             assert f'href="{name}.html"' in listed
 
 
+def test_what_is_included_is_there(site: Path) -> None:
+    assert "LSTMMean</span>" in (site / "guides" / "extend.html").read_text("utf-8")
+    assert "put-if-absent" in (site / "store-format.html").read_text("utf-8")
+    for page in site.rglob("*.html"):
+        assert not re.search("8 ?(<|&lt;) ?--", page.read_text("utf-8")), f"{page.relative_to(site)}: a snippet"
+
+
 def test_it_is_read_without_a_network(site: Path) -> None:
     for page in site.rglob("*.html"):
         text = page.read_text("utf-8")
