@@ -42,6 +42,7 @@ DATASET = "clips"
 UNKNOWN = "und"
 """BCP 47 for a language that is not known, or not one alone."""
 PIECE_SECONDS = 600
+"""A longer clip's loudness is taken piece by piece, so that its sound is never in memory as a whole."""
 TOLERANCE = 0.5
 """Seconds that a transcript may go on after its clip's end."""
 
@@ -82,6 +83,8 @@ def open_clips(paths: Sequence[Path]) -> tuple[Path, list[Clip]]:
             raise DataError(f"{path} {'is a folder: name its clips' if path.is_dir() else 'does not exist'}.")
         if whole.count(absolute) > 1:
             raise DataError(f"{path} is given twice.")
+        if not path.stat().st_size:
+            raise DataError(f"{path} is empty (0 bytes): copy or record it again.")
     root = Path(os.path.commonpath([path.parent for path in whole]))
     return root, [
         _look(path, absolute.relative_to(root).as_posix()) for path, absolute in zip(paths, whole, strict=True)
@@ -116,6 +119,8 @@ def cut(clip: Clip, root: Path, transcript: Path | None, cutting: Cutting) -> Cl
         DataError: the transcript is of something else, or has no times and the clip is long.
     """
     lines = [] if transcript is None else read_transcript(transcript)
+    if lines and lines[0] == Line(None):
+        lines, clip = [], replace(clip, notes=(f"{transcript} holds no words: it is as without a transcript.",))
     if clip.seconds is None and clip.sound:
         clip = replace(clip, seconds=len(_levels(clip, root)) / FRAMES_PER_SECOND)
     if lines and lines[0].start is not None:
@@ -131,7 +136,8 @@ def cut(clip: Clip, root: Path, transcript: Path | None, cutting: Cutting) -> Cl
         alone = Utterance(id=clip.name, path=clip.name, duration=clip.seconds, text=text, dialogue=clip.name, turn=0)
         return replace(clip, utterances=(alone,))
     stretches, notes = _stretches(clip, root, cutting)
-    return replace(clip, utterances=tuple(_numbered(clip, [Line(None, *s) for s in stretches])), notes=notes)
+    windows = tuple(_numbered(clip, [Line(None, *s) for s in stretches]))
+    return replace(clip, utterances=windows, notes=(*clip.notes, *notes))
 
 
 def _with_lines(clip: Clip, lines: Sequence[Line], transcript: str) -> Clip:

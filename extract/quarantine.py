@@ -36,7 +36,9 @@ from extract.encoder import Clip, Needs
 LEAST_SECONDS = 60.0
 """For any file: a process that has just begun loads its libraries and models within this time too."""
 TIMES_DURATION = 4.0
+"""Seconds more for each second that the clip is to last."""
 ALIGNMENT = 64
+"""Bytes to whose multiples arrays are moved in the shared memory: a cache line."""
 SMALL = 1 << 16
 """Arrays of fewer bytes are copied with the rest of an answer."""
 

@@ -14,7 +14,9 @@ from extract.encoder import Crop, FrameRequest
 from extract.faces import Face, FaceTrack, find_faces, follow
 
 TOLERANCE_SECONDS = 0.25
+"""Seconds by which a stream may end early, or pause."""
 TOLERANCE_SHARE = 0.02
+"""Share of its length by which it may end early, where that is more."""
 Region = tuple[float, float, float, float]
 """Left, top, width and height as shares of an upright picture."""
 JITTER = 0.02

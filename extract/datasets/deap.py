@@ -57,6 +57,7 @@ LEVELS = ("low", "high")
 QUADRANTS = ("low valence, low arousal", "low valence, high arousal", "high valence, low arousal",
              "high valence, high arousal")  # fmt: skip
 MIDDLE = 5.0
+"""Of the scale from 1 to 9; ratings above it are high, as in section 6 of the paper."""
 CORPUS = Corpus(
     name="deap",
     title="DEAP: A Database for Emotion Analysis using Physiological Signals (Koelstra et al., IEEE TAC 2012)",

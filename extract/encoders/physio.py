@@ -33,6 +33,7 @@ DEFAULT_FOR: Languages = "any"
 HUB = None
 VERSION = 1
 MEASURED_SHARE = 0.5
+"""Of a window that must be measured of a channel for the frame to tell of it."""
 FLOOR = 1e-6
 """Least power that the logarithm sees, in units of the normalised signal."""
 

@@ -43,6 +43,7 @@ DEFAULT_FOR: Languages = ()
 HUB = HubCheckpoint("openai/whisper-base", licence="Apache-2.0", parameters=72_593_920, assets=(GENERATION,))
 VERSION = 1
 MULTILINGUAL_VOCABULARY = 51865
+"""Tokens of the smallest vocabulary that has languages; English alone has 51864."""
 WORDS_PER_SECOND = 2.5
 """Of conversation: what segments are sized with."""
 

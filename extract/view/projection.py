@@ -29,6 +29,7 @@ FORMATS = (".png", ".svg", ".pdf")
 MOST_KINDS = len(COLOURS) - 1
 """Kinds with a colour of their own, the most frequent ones; the others are grey together."""
 BLOCK = 2048
+"""Utterances that are compared with all others at once."""
 
 
 @dataclass(frozen=True)
