@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from fuse.graph import released
+
 Work = Callable[[], object]
 FLUSH_BYTES = 2**28
 """Written before each repetition on a GPU, so that nothing of the one before is left in its cache."""
@@ -90,8 +92,12 @@ class Clock:
                 work()
         torch.cuda.current_stream(self.device).wait_stream(stream)
         captured = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(captured):
-            work()
+        try:
+            with torch.cuda.graph(captured, stream=stream):
+                work()
+        except RuntimeError:
+            released(self.device, ())
+            raise
         return captured.replay
 
 
