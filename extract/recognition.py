@@ -3,7 +3,8 @@
 Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", ICML 2023, arXiv:2212.04356. It is
 `whisper.transcribe` with its defaults, in single precision: beam of one, higher temperatures only where the text
 repeats itself or is unlikely, windows of 30 s one after the other. What is drawn there begins with the same seed for
-every utterance, so that a text depends on its sound alone.
+every utterance, so that a text depends on its sound alone. Of random weights no temperature makes words: they are asked
+once, the likeliest token each time.
 
 A recognised text is the utterance's text in the store: what encodes it and what aligns it count its characters. With it
 stands what recognised it (`Utterance.recognised`), and so it does where no speech was heard.
@@ -86,6 +87,7 @@ class Recogniser:
             raise SettingsError(f"{checkpoint.folder} knows English alone, and the speech is {language!r}.")
         self.language = language
         self.name = name_of(checkpoint)
+        self.settings = {"temperature": 0.0} if checkpoint.random else {}
 
     def hear(self, sound: NDArray[np.float32], language: str | None = None) -> Heard:
         """What is said in a sound, mono at 16 kHz, of any length; in `language`, where the own one is not known."""
@@ -98,7 +100,7 @@ class Recogniser:
         with inference(), torch.random.fork_rng(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Performing inference on CPU when CUDA is available")
             torch.manual_seed(0)
-            found = transcribe(self.model, sound, language=language, fp16=False)
+            found = transcribe(self.model, sound, language=language, fp16=False, **self.settings)
         return Heard(_plain(found["text"]), found["language"])
 
 

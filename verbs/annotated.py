@@ -6,7 +6,7 @@ is, and encoded as AAC where it cannot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,24 +27,23 @@ COPIED = ("aac", "mp3", "ac3", "eac3", "alac", "flac", "opus")
 MOST_BARS = 4
 MOST_SHARE = 0.35
 """Of the picture's height, for the panel; the prediction itself stands there in any case."""
-INK, BACK, BAR = (255, 255, 255, 255), (16, 20, 26, 190), (108, 178, 240, 255)
+INK, BACK, BAR, TRACK = (255, 255, 255, 255), (16, 20, 26, 190), (108, 178, 240, 255), (90, 98, 108, 190)
 
 
-def write_videos(found: Prediction, out: Path) -> list[Path]:
-    """Write a video for each clip and say where; a file that is there is replaced.
+def video_paths(clips: Sequence[Clip], out: Path) -> dict[str, Path]:
+    """Where the video of each clip goes, by the clip's name.
 
     Args:
-        found: what is said about the clips.
+        clips: opened.
         out: a file, `.mp4`, `.mov` or `.mkv`; a folder where there are several clips.
 
     Raises:
         SettingsError: the ending is another, or a clip has no pictures or would be replaced itself.
-        MerError: a clip cannot be read to its end, or the file not be written.
     """
-    paths = {clip.name: out for clip in found.clips}
-    if len(found.clips) > 1:
-        paths = {clip.name: out / Path(clip.name).with_suffix(".mp4") for clip in found.clips}
-    for clip in found.clips:
+    paths = {clip.name: out for clip in clips}
+    if len(clips) > 1:
+        paths = {clip.name: out / Path(clip.name).with_suffix(".mp4") for clip in clips}
+    for clip in clips:
         path = paths[clip.name]
         if path.suffix.lower() not in ENDINGS:
             raise SettingsError(f"--video {out}: a video ends in {', '.join(ENDINGS)}; several go into a folder.")
@@ -52,6 +51,21 @@ def write_videos(found: Prediction, out: Path) -> list[Path]:
             raise SettingsError(f"{clip.path} has no pictures to draw into; --html has a timeline of sound, too.")
         if path.absolute() == clip.path.absolute() or list(paths.values()).count(path) > 1:
             raise SettingsError(f"--video {out} would replace {path}: give another place.")
+    return paths
+
+
+def write_videos(found: Prediction, out: Path) -> list[Path]:
+    """Write a video for each clip and say where; a file that is there is replaced.
+
+    Args:
+        found: what is said about the clips.
+        out: as for `video_paths`.
+
+    Raises:
+        SettingsError: as `video_paths`.
+        MerError: a clip cannot be read to its end, or the file not be written.
+    """
+    paths = video_paths(found.clips, out)
     for clip in found.clips:
         path = paths[clip.name]
         temporary = path.with_name(f".{path.stem}.new{path.suffix}")
@@ -171,7 +185,7 @@ class _Panel:
 
 
 def _panel(found: Prediction, a: Answer, width: int, height: int) -> _Panel:
-    """The answer in words and its likeliest classes as bars, at the foot of the picture."""
+    """The answer in words and its likeliest classes as bars with their numbers, at the foot of the picture."""
     from matplotlib import get_data_path
     from PIL import Image, ImageDraw, ImageFont
 
@@ -193,7 +207,9 @@ def _panel(found: Prediction, a: Answer, width: int, height: int) -> _Panel:
     chances, lines = chances[: max(0, fitting - len(lines) + 1)], lines[: 1 + fitting]
     tall = min(height, head + step * (len(lines) - 1 + len(chances)))
     room = max((fonts[1].getlength(name) for name, _ in chances), default=0.0)
-    widest = max(fonts[0].getlength(lines[0]), *(fonts[1].getlength(line) for line in lines), 2 * room)
+    number = fonts[1].getlength("0.00") + pad if chances else 0.0
+    words = max(fonts[0].getlength(lines[0]), *(fonts[1].getlength(line) for line in lines))
+    widest = max(words, 2 * (room + pad) + number)
     wide = min(width, round(widest) + 2 * pad)
     image = Image.new("RGBA", (wide, tall), BACK)
     pen = ImageDraw.Draw(image)
@@ -202,10 +218,12 @@ def _panel(found: Prediction, a: Answer, width: int, height: int) -> _Panel:
     for line in lines[1:]:
         pen.text((pad, y), line, INK, fonts[1])
         y += step
-    begin = 2 * pad + room
+    begin, end = 2 * pad + room, wide - pad - number
     for name, p in chances:
         pen.text((pad, y), name, INK, fonts[1])
-        pen.rectangle((begin, y + size * 0.2, begin + max(wide - begin - pad, 1) * p, y + size), BAR)
+        pen.rectangle((begin, y + size * 0.2, max(begin, end), y + size), TRACK)
+        pen.rectangle((begin, y + size * 0.2, begin + max(end - begin, 1) * p, y + size), BAR)
+        pen.text((wide - pad, y), f"{p:.2f}", INK, fonts[1], anchor="ra")
         y += step
     drawn = np.asarray(image, np.float32)
     return _Panel(drawn[..., :3], drawn[..., 3:] / np.float32(255), height - tall, 0)

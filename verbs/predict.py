@@ -52,12 +52,20 @@ def predict(
 
     Example: mer predict talk.mp4 --model runs/hff-meld-1 --transcript talk.srt
     """
+    from extract.alignment import require_language
     from extract.windows import Cutting
     from verbs.prediction import predict as run_predict
 
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv print the same: give one of them.", param_hint="--csv")
     cutting = Cutting.parse({"longest": longest, "shortest": min(1.0, longest / 2)}, "--longest")
+    if language is not None:
+        require_language(language)
+    if video is not None:  # told now, and not when all is done
+        from extract.clips import open_clips
+        from verbs.annotated import video_paths
+
+        video_paths(open_clips(clips)[1], video)
     with row_bar("predict") as progress:
         found = run_predict(
             clips,

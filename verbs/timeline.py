@@ -107,7 +107,7 @@ def write_timeline(found: Prediction, out: Path) -> None:
 def page(found: Prediction, folder: Path) -> str:
     """The whole file, to lie in `folder`."""
     trained, target = found.trained, found.trained.target
-    title = f"{target.name} in {', '.join(clip.path.name for clip in found.clips)}"
+    title = f"{target.name.capitalize()} in {', '.join(clip.path.name for clip in found.clips)}"
     count = len(trained.members)
     lead = [
         Text(CAVEAT, "warn"),
@@ -171,7 +171,8 @@ def _player(clip: Clip, folder: Path) -> str:
     label = escape(f"Player of {clip.name}")
     here = quote(os.path.relpath(clip.path.absolute(), folder.absolute()).replace(os.sep, "/"))
     if kind is None:
-        return f'<p>Browsers do not play this kind of file: <a href="{here}">{escape(clip.name)}</a></p>'
+        instead = " (<code>--video</code> makes one that they play)" if clip.pictures else ""
+        return f'<p>Browsers do not play this kind of file: <a href="{here}">{escape(clip.name)}</a>{instead}.</p>'
     source = here
     if clip.path.stat().st_size <= EMBED_BYTES:
         source = data_uri(kind, clip.path.read_bytes())

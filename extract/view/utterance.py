@@ -220,7 +220,7 @@ def _norms(axes: Any, features: dict[str, tuple[Feature, dict[str, NDArray[Any]]
         style = ("-", "--", ":", "-.")[number // len(COLOURS) % 4]
         axes.plot(times, shown, style, label=name, color=COLOURS[number % len(COLOURS)], linewidth=1)
     axes.set_ylabel("norm / its mean", fontsize=8)
-    axes.legend(fontsize=7, ncols=4, loc="upper right")
+    axes.legend(fontsize=7, ncols=4, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, frameon=False)
 
 
 def _heatmap(axes: Any, feature: Feature, arrays: dict[str, NDArray[Any]]) -> None:
@@ -232,8 +232,16 @@ def _heatmap(axes: Any, feature: Feature, arrays: dict[str, NDArray[Any]]) -> No
     rate = feature.spec.rate_hz
     right = len(flat) / rate if rate is not None else len(flat)
     axes.imshow(
-        shown.T, aspect="auto", origin="lower", extent=(0, right, 0, flat.shape[1]), cmap="coolwarm", vmin=-3, vmax=3
+        shown.T,
+        aspect="auto",
+        origin="lower",
+        extent=(0, right, 0, flat.shape[1]),
+        cmap="coolwarm",
+        vmin=-3,
+        vmax=3,
+        interpolation="nearest",
     )
+    axes.yaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel(f"{feature.name} {tuple(values.shape)}", fontsize=8)
 
 

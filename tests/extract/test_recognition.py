@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import wave
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from cache_schema.errors import SettingsError
 from cache_schema.store import FeatureStore
 from extract import recognition
 from extract.checkpoints import Checkpoint
+from extract.random_weights import MARKER
 from extract.recognition import Recogniser, name_of
 from extract.run import extract
 
@@ -95,16 +98,22 @@ def noise(seconds: float, level: float) -> np.ndarray:
     return (level * rng.standard_normal(int(16000 * seconds))).astype(np.float32)
 
 
-def test_equals_whispers_own_transcription(checkpoint: Checkpoint) -> None:
-    """With drawn weights it says rubbish, the same rubbish."""
+@pytest.mark.parametrize(("marked", "settings"), [(True, {"temperature": 0.0}), (False, {})])
+def test_equals_whispers_own_transcription(
+    checkpoint: Checkpoint, tmp_path: Path, marked: bool, settings: dict[str, float]
+) -> None:
+    """With drawn weights it says rubbish, the same rubbish; weights that say so are asked at one temperature."""
     from whisper import transcribe
 
+    if not marked:
+        folder = shutil.copytree(checkpoint.folder, tmp_path / "whisper", ignore=shutil.ignore_patterns(MARKER))
+        checkpoint = replace(checkpoint, folder=folder)
     mine = Recogniser(checkpoint, "cpu", "de")
     sound = noise(1.0, 0.1)
     mine.model.dims.n_text_ctx = 24  # a short rubbish
     heard = mine.hear(sound)
     torch.manual_seed(0)
-    theirs = transcribe(mine.model, sound, language="de", fp16=False)
+    theirs = transcribe(mine.model, sound, language="de", fp16=False, **settings)
     assert heard.text == recognition._plain(theirs["text"])
     assert heard.language == "de"
     assert mine.hear(sound) == heard
