@@ -63,11 +63,6 @@ class Excerpts:
             return Excerpt(id_, None, notes=["the store no longer has it."])
         return self.made[key]
 
-    @property
-    def size(self) -> int:
-        """Bytes of all media that were made."""
-        return sum(one.size for one in self.made.values())
-
 
 def roots_of(given: Sequence[str]) -> dict[str, Path]:
     """Data roots from "PATH" or "DATASET=PATH".

@@ -66,15 +66,14 @@ def report(
         title=title,
     )
     if excerpts is not None:
-        found["excerpts"] = {"utterances": len(excerpts.made), "bytes": excerpts.size}
+        found["excerpts"] = len(excerpts.made)
     if as_json:
         print_json(found)
         return
     for pair in found["comparisons"]:
         if "refused" in pair:
             OUT.print(f"{pair['first']} is not compared with {pair['second']}. {pair['refused']}")
-    if excerpts is not None:
-        OUT.print(f"Excerpts: {len(excerpts.made)} utterances, {excerpts.size / 1e6:.1f} MB")
     if found["tables"]:
         OUT.print(f"Tables: {tables} ({len(found['tables'])} files)")
-    OUT.print(f"Report: {found['report']}")
+    media = "" if excerpts is None else f", with excerpts of {len(excerpts.made)} utterances"
+    OUT.print(f"Report: {found['report']} ({found['bytes'] / 1e6:.1f} MB{media})")

@@ -131,7 +131,8 @@ def surest(e: Evidence, most: int) -> list[str]:
 
 def hardest_excerpts(runs: Sequence[Evidence], most: int, excerpts: Excerpts) -> list[Block]:
     """What the hardest utterances of each run sound and look like, on request."""
-    blocks: list[Block] = []
+    note = "What follows is of the corpus itself: its terms say whether this file may be passed on."
+    blocks: list[Block] = [Text("Excerpts", "h3"), Text(note)]
     for e in runs:
         mean = e.losses.mean(axis=0)
         for i in np.argsort(-mean, kind="stable")[:most].tolist():

@@ -45,8 +45,8 @@ def write(
         title: of the report.
 
     Returns:
-        report: the file; runs: name, folder and test metrics of each; comparisons: as `compare.compare_runs`, or with
-        `refused`, why a pair cannot be compared; tables: the files.
+        report: the file; bytes: its size; runs: name, folder and test metrics of each; comparisons: as
+        `compare.compare_runs`, or with `refused`, why a pair cannot be compared; tables: the files.
 
     Raises:
         SettingsError: no run, or one twice; an utterance that no run tested.
@@ -54,6 +54,8 @@ def write(
     """
     if hardest < 1:
         raise SettingsError("How many of the hardest utterances: 1 or more.")
+    if most_examples < 0:
+        raise SettingsError("How many utterances to draw figures of: 0 or more.")
     extra = studies.read(study_files)
     found = gather(runs)
     sections: list[Section | None] = [headline.headline(found)]
@@ -86,6 +88,7 @@ def write(
     files = _save(Path(out), page, None if tables is None else Path(tables), shown)
     return {
         "report": str(out),
+        "bytes": Path(out).stat().st_size,
         "runs": [{"name": e.name, "folder": str(e.run.folder), "test": e.run.metrics["test"]} for e in found],
         "comparisons": comparisons,
         "tables": files,

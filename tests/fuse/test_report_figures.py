@@ -223,7 +223,8 @@ def test_excerpts_lie_in_the_page(trained: Callable[..., Result], tmp_path: Path
     done = CliRunner().invoke(cli.app, ["report", *words, "--root", str(tmp_path / "data")])
     assert done.exit_code == 0, done.output
     page = (tmp_path / "r.html").read_text("utf-8")
-    assert json.loads(done.stdout)["excerpts"]["utterances"] == 2 and page.count("<audio") == 2
+    said = json.loads(done.stdout)
+    assert said["excerpts"] == 2 and page.count("<audio") == 2 and said["bytes"] == len(page.encode())
     assert page.count(f"<blockquote>{TEXT}</blockquote>") == 2 and not re.search(r'(src|href)="(?!data:|#)', page)
     found = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)" alt="[^"]+ at ', page)
     assert len(found) == 8 and all(Image.open(io.BytesIO(base64.b64decode(f))).size[0] > 100 for f in found)

@@ -25,6 +25,7 @@ from fuse.degrade import Degradation
 from fuse.evaluate import evaluate_run
 from fuse.prediction import predict
 from fuse.protocols import Protocol
+from fuse.report.studies import read as read_studies
 from fuse.robustness import robustness
 from fuse.run import load as load_run
 from fuse.sweep import Dimension, sweep
@@ -130,6 +131,8 @@ def test_an_ablation_trains_each_model_once_and_prints_the_papers_numbers(
     assert list(record.features) == ["text"] and record.training["max_epochs"] == 1
     again = ablate(toy_store, "toy", "hff", say=said.append, **given)
     assert again == found and len(said) == 2, "nothing is trained twice"
+    (kept,) = read_studies([found["folder"]])
+    assert kept == ("ablate-hff-toy", found), "the folder keeps what the command printed"
     only = ablate(toy_store, "toy", "hff", tables=["2"], say=said.append, **given)
     assert "same" not in only["tables"][0]["rows"][0]["cells"][0] and len(said) == 2
     with pytest.raises(SettingsError, match="no table of hff called '9'"):

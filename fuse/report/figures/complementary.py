@@ -46,14 +46,16 @@ def one(seen: Seen) -> list[Block]:
             )
             figures.append(bars(f"Routing of the {title} branch", rows, {"gate": gate[order].tolist()}, caption, ""))
     said = {title: drawn[f"{b}_probability"] for b, title in BRANCHES.items() if f"{b}_probability" in drawn}
+    numbers = {title: float(drawn[f"{b}_prediction"]) for b, title in BRANCHES.items() if f"{b}_prediction" in drawn}
+    caption = "Each branch alone."
+    if "fusion" in drawn:
+        shares = ", ".join(f"{v:.2f}" for v in drawn["fusion"])
+        caption += f" Late fusion gives the cross-attention branch {shares}."
     if said:
-        caption = "Probabilities of each branch alone."
-        if "fusion" in drawn:
-            shares = ", ".join(f"{v:.2f}" for v in drawn["fusion"])
-            caption += f" Late fusion gives the cross-attention branch {shares}."
-        figures.append(
-            bars("What the branches say", seen.classes, {n: v.tolist() for n, v in said.items()}, caption, "")
-        )
+        each = {title: values.tolist() for title, values in said.items()}
+        figures.append(bars("What the branches say", seen.classes, each, caption, "probability"))
+    if numbers:
+        figures.append(bars("What the branches say", list(numbers), {"said": list(numbers.values())}, caption, ""))
     return [Side(figures)]
 
 
