@@ -23,7 +23,7 @@ from cache_schema.samples import Utterance
 from extract.containers import open_container, require_file
 from extract.encoder import Clip, FrameRequest, Needs, Stream
 from extract.faces import FaceTrack
-from extract.signals import decode_signals
+from extract.physiology.signals import decode_signals
 from extract.streams import (
     TOLERANCE_SHARE,
     MissedSeekError,

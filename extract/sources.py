@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema.store import FeatureStore
-from extract.signals import digest_of
+from extract.physiology.signals import digest_of
 from extract.streams import StreamError
 
 

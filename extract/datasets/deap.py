@@ -44,7 +44,7 @@ from extract.dataset import (
     require_root,
     some,
 )
-from extract.recordings.deap import BASELINE_SECONDS, CHANNELS, TRIAL_SECONDS, VIDEOS, read_ratings
+from extract.physiology.recordings.deap import BASELINE_SECONDS, CHANNELS, TRIAL_SECONDS, VIDEOS, read_ratings
 
 SUMMARY = "DEAP: physiology of 32 people during 40 music videos, valence and arousal from 1 to 9 (40 channels)"
 LAYOUT = """\

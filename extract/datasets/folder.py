@@ -21,7 +21,6 @@ from pydantic import ValidationError
 from cache_schema.errors import DataError
 from cache_schema.registry import unknown_name
 from cache_schema.samples import SPLITS, Corpus, Split, Target, Utterance
-from extract import recordings
 from extract.dataset import (
     BLANKS,
     LONGEST_SECONDS,
@@ -36,6 +35,7 @@ from extract.dataset import (
     require_root,
     some,
 )
+from extract.physiology import recordings
 
 SUMMARY = "a folder of your own clips, with or without a manifest of ids, texts, labels, speakers and splits"
 COLUMNS = ("id", "path", "signals", "text", "label", "speaker", "dialogue", "split", "start", "end")

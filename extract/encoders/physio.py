@@ -2,7 +2,7 @@
 
 Channels with rates of their own are brought to one clock, freed of their offset and scale by those of their recording
 (one subject's session: DEAP's file of a subject, a night of a wristband), and described window by window, each centred
-on its frame and cut at the utterance's ends. No weights; what a recording is: `extract/recordings/`.
+on its frame and cut at the utterance's ends. No weights; what a recording is: `extract/physiology/recordings/`.
 
     values     (frames, channels x (statistics + bands)), by channel, statistics first; 0 where not measured
     there      (frames,), whether any channel was measured in at least half of the frame's window

@@ -29,9 +29,10 @@ from cache_schema.rows import Failed
 from cache_schema.samples import Utterance
 from cache_schema.store import FeatureStore
 from cache_schema.verify import verify
-from extract import apart, cluster, dispatch
+from extract import cluster
+from extract.cluster import apart, dispatch
+from extract.cluster.worker import Site, Work, device_for
 from extract.run import Report, extract
-from extract.worker import Site, Work, device_for
 
 ROWS = 16
 """Sounds of the corpus, two to a segment."""

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy.io import savemat
 
 from cache_schema.errors import DataError
-from extract import recordings
 from extract.dataset import Enumeration
 from extract.datasets import deap
+from extract.physiology import recordings
 
 
 def ratings(seed: int = 0) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ from extract.pipeline import Job
 from extract.quarantine import decode
 
 if TYPE_CHECKING:
-    from extract.worker import Site
+    from extract.cluster.worker import Site
 
 MOST_IN_A_ROW = 5
 """Children that die in a row over as many utterances: then it is not the utterances' fault."""
@@ -88,7 +88,7 @@ def answers(site: Site, requests: Sequence[Request]) -> Iterator[list[Answer]]:
 
 
 def _child(site: Site, requests: Sequence[Request]) -> subprocess.Popen[bytes]:
-    code = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from extract.apart import serve; serve()"
+    code = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from extract.cluster.apart import serve; serve()"
     child = subprocess.Popen(
         [sys.executable, "-c", code, json.dumps(sys.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -121,7 +121,7 @@ def _said(code: int | None) -> str:
 
 def serve() -> NoReturn:
     """Answer what stands in stdin, on what was stdout."""
-    from extract.worker import Site
+    from extract.cluster.worker import Site
 
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)  # what libraries print must not get between the answers

@@ -88,6 +88,6 @@ def _digest(path: Path, state: tuple[tuple[str, int, int], ...]) -> str:
 @lru_cache(maxsize=RECORDINGS_AT_HAND)
 def _read(path: Path, digest: str) -> Recording:
     """The recording whose content has this digest."""
-    from extract import recordings
+    from extract.physiology import recordings
 
     return recordings.read(path)

@@ -29,11 +29,11 @@ from cache_schema.errors import DataError, SettingsError, first_line
 from cache_schema.plan import Segment
 from cache_schema.storage.location import absolute_location
 from cache_schema.store import FeatureStore
-from extract.dispatch import Dispatch
+from extract.cluster.dispatch import Dispatch
+from extract.cluster.worker import Done, Feature, Work, topic
 from extract.pipeline import Job, Progress, stretches_of, unfinished
 from extract.provenance import versions
 from extract.quarantine import DecodeLimits
-from extract.worker import Done, Feature, Work, topic
 
 SILENT = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical"}
 CONNECT_SECONDS = 10.0

@@ -16,9 +16,9 @@ from typing import Protocol
 from cache_schema.errors import DataError
 from extract.containers import require_file
 from extract.physiology import Recording
-from extract.recordings import deap as deap
-from extract.recordings import e4 as e4
-from extract.recordings import table as table
+from extract.physiology.recordings import deap as deap
+from extract.physiology.recordings import e4 as e4
+from extract.physiology.recordings import table as table
 from extract.streams import StreamError
 
 

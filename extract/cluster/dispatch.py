@@ -14,7 +14,7 @@ from queue import Empty, Queue
 from typing import Any
 
 from cache_schema.errors import DataError, SettingsError, first_line
-from extract.worker import Done, Piece, Work, extract_stretch, unfit
+from extract.cluster.worker import Done, Piece, Work, extract_stretch, unfit
 
 TOLERATED_DEATHS = 2
 """Workers that may die over a stretch and leave it as it is; after one more it is run utterance by utterance."""

@@ -201,7 +201,7 @@ class Site:
 
     def extract_apart(self, stretch: int, pieces: Sequence[Piece], tell: Callable[[Done], None]) -> Done:
         """Extract a stretch over which workers have died: clip by clip, in a child that may die (`apart.py`)."""
-        from extract import apart
+        from extract.cluster import apart
 
         count = _Counter(self, stretch, tell)
         wanted = list(wanted_rows([(self.jobs[number], segment) for number, segment in pieces]))
