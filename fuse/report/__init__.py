@@ -1,5 +1,6 @@
 """What `mer report` writes: one HTML file about finished runs, for whoever has to judge their numbers.
 
-`write` composes it. Below it `evidence` reads the runs, `headline`, `classes`, `behaviour`, `studies` and `provenance`
-make its sections, `figures` draws, `tables` and `page` write HTML, CSV and LaTeX.
+`write` composes it. Below it `evidence` reads the runs, `headline`, `classes`, `behaviour`, `studies`, `examples` and
+`provenance` make its sections. `look` asks the models once more what they draw, `figures/` has a room for each
+architecture; `plot` and `drawings` draw, `tables`, `page` and `embedded` write HTML, CSV and LaTeX.
 """

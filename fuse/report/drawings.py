@@ -97,8 +97,8 @@ def heat(
 
 
 def _ends(values: Array) -> tuple[float, float]:
-    """What no colour and full colour are: the least and the largest number; 0 instead of the least where some are below
-    it, or where all are about the same, so that chance does not look like a pattern."""
+    """The least and the largest number; 0 instead of the least where all are about the same, so that chance does not
+    look like a pattern."""
     low, high = float(values.min()), float(values.max())
     if low < 0 or high - low >= LEAST_SPREAD * high:
         return low, max(high, 0.0)

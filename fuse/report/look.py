@@ -62,7 +62,7 @@ class Seen:
     attention: Array | None
 
     def names(self, modality: str, count: int) -> list[str]:
-        """What `count` steps of a modality are called: its tokens, or when in the utterance they are."""
+        """What `count` steps of a modality are called: its tokens, or about when in the utterance they are."""
         if modality == "text" and count <= len(self.tokens):
             return list(self.tokens[:count])
         times = self.times.get(modality)
@@ -118,7 +118,8 @@ def look(
     vectors: dict[str, list[Array]] = {name: [] for name in pooled}
     for fold in range(1, e.folds + 1):
         table = run_files.read_predictions(run.place(seed, fold) / run_files.PREDICTIONS, "test")
-        wanted = [i for i in ids if i in set(table["id"].to_pylist())]
+        tested = set(table["id"].to_pylist())
+        wanted = [i for i in ids if i in tested]
         if not wanted and not (pooled and fold == 1):
             continue
         data, changed = recorded_data(run, "test", fold, store)

@@ -139,11 +139,6 @@ class Excerpt:
     sound: bytes | None = None
     notes: Sequence[str] = ()
 
-    @property
-    def size(self) -> int:
-        """Bytes of its media."""
-        return sum(len(picture) for _, picture in self.pictures) + len(self.sound or b"")
-
     def html(self) -> str:
         """Words, pictures with their times, a player."""
         said = "" if self.said is None else f"<blockquote>{escape(self.said)}</blockquote>"

@@ -247,7 +247,7 @@ def test_an_excerpt_is_bounded(tmp_path: Path) -> None:
         file.setparams((1, 2, 16000, 0, "NONE", ""))
         file.writeframes(noise.tobytes())
     found = excerpt(tmp_path, Utterance(id="u", path="long.wav", duration=30.0))
-    assert found.pictures == [] and found.sound is not None and found.size < 80_000
+    assert found.pictures == [] and found.sound is not None and len(found.sound) < 80_000
     assert "The first 20 of 30.0 seconds." in found.notes and any(note.startswith("video:") for note in found.notes)
     with pytest.raises(SettingsError, match="is no folder"):
         roots_of(["toy="])

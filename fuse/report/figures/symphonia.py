@@ -77,8 +77,8 @@ def one(seen: Seen) -> list[Block]:
         else:
             blocks.append(
                 Text(
-                    "ViT's attention (Fig. 2) is not drawn: the store holds vit without it; extract with "
-                    "--set vit.attention=true."
+                    "ViT's attention (Fig. 2) is not drawn: the vision feature does not hold it. Extract vit with "
+                    "--set vit.attention=true, and train on that."
                 )
             )
         if "mask" in drawn and np.ptp(drawn["mask"]) < LEAST_DIFFERENCE:
