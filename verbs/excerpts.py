@@ -63,6 +63,11 @@ class Excerpts:
             return Excerpt(id_, None, notes=["the store no longer has it."])
         return self.made[key]
 
+    @property
+    def without_media(self) -> int:
+        """How many have neither pictures nor sound."""
+        return sum(not one.pictures and one.sound is None for one in self.made.values())
+
 
 def roots_of(given: Sequence[str]) -> dict[str, Path]:
     """Data roots from "PATH" or "DATASET=PATH".

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from terminal import OUT, print_json
+from terminal import OUT, print_json, say
 from verbs.options import AsJson
 
 
@@ -66,7 +66,12 @@ def report(
         title=title,
     )
     if excerpts is not None:
-        found["excerpts"] = len(excerpts.made)
+        found["excerpts"] = {"utterances": len(excerpts.made), "without_media": excerpts.without_media}
+        if excerpts.without_media:
+            say(
+                f"{excerpts.without_media} of {len(excerpts.made)} excerpts have neither pictures nor sound; the "
+                "report says why: is --root the data root?"
+            )
     if as_json:
         print_json(found)
         return

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from cache_schema.errors import MerError, SettingsError
-from cache_schema.registry import unknown_name
 from fuse.metrics import Array
 from fuse.report.behaviour import said_of
 from fuse.report.evidence import Evidence
@@ -41,8 +41,9 @@ def figures(
     """
     for id_ in utterances:
         if not any(id_ in e.ids for e in runs):
-            every = [i for e in runs for i in e.ids]
-            raise SettingsError(f"--utterance: {unknown_name('test utterance of these runs', id_, every)}")
+            near = difflib.get_close_matches(id_, [i for e in runs for i in e.ids], 1)
+            hint = f" Did you mean {near[0]!r}?" if near else " The table of predictions in a run's folder has the ids."
+            raise SettingsError(f"--utterance {id_}: no run of the report tested it.{hint}")
     blocks: list[Block] = []
     for e in runs:
         if e.run.record.arch not in FIGURES.names():

@@ -180,8 +180,8 @@ def test_other_targets_and_chosen_utterances(trained: Callable[..., Result], tmp
     write([result.run], tmp_path / "r.html", utterances=[e.ids[3]])
     page = sound(tmp_path / "r.html")
     assert f"{e.ids[3]}: said" in page.words and page.source.count("<h4>d") == 1
-    with pytest.raises(SettingsError, match=r"test utterance.*nobody"):
-        write([result.run], tmp_path / "r.html", utterances=["nobody"])
+    with pytest.raises(SettingsError, match=f"no run of the report tested it. Did you mean '{e.ids[3]}'"):
+        write([result.run], tmp_path / "r.html", utterances=[f"{e.ids[3]}x"])
     write([result.run], tmp_path / "none.html", most_examples=0)
     assert "figures" not in sound(tmp_path / "none.html").ids
 
@@ -224,7 +224,11 @@ def test_excerpts_lie_in_the_page(trained: Callable[..., Result], tmp_path: Path
     assert done.exit_code == 0, done.output
     page = (tmp_path / "r.html").read_text("utf-8")
     said = json.loads(done.stdout)
-    assert said["excerpts"] == 2 and page.count("<audio") == 2 and said["bytes"] == len(page.encode())
+    assert (
+        said["excerpts"] == {"utterances": 2, "without_media": 0}
+        and page.count("<audio") == 2
+        and said["bytes"] == len(page.encode())
+    )
     assert page.count(f"<blockquote>{TEXT}</blockquote>") == 2 and not re.search(r'(src|href)="(?!data:|#)', page)
     found = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)" alt="[^"]+ at ', page)
     assert len(found) == 8 and all(Image.open(io.BytesIO(base64.b64decode(f))).size[0] > 100 for f in found)
@@ -236,7 +240,8 @@ def test_excerpts_lie_in_the_page(trained: Callable[..., Result], tmp_path: Path
     assert isinstance(done.exception, SettingsError) and "is no folder" in str(done.exception)
     (tmp_path / "data" / "clip.mp4").unlink()
     done = CliRunner().invoke(cli.app, ["report", *words, "--root", f"toy={tmp_path / 'data'}"])
-    assert done.exit_code == 0 and "clip.mp4" in (tmp_path / "r.html").read_text("utf-8")
+    assert json.loads(done.stdout)["excerpts"] == {"utterances": 2, "without_media": 2}
+    assert "is --root the data root?" in done.stderr and "clip.mp4" in (tmp_path / "r.html").read_text("utf-8")
 
 
 def test_an_excerpt_is_bounded(tmp_path: Path) -> None:
