@@ -6,6 +6,7 @@ Exit 0: done. 1: it could not be done, with one line that says what, where and w
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import importlib.util
 import math
@@ -44,6 +45,16 @@ from verbs.options import DEFAULT_STORE, AsJson, StorePath, Weights, listed
 HERE = Path(__file__).resolve().parent
 LONGEST_MESSAGE = 1000
 """Characters of an error; what it quotes may come from any file."""
+FREE = " Free some, or name another place; what was finished is kept, and the same command goes on."
+MENDED = {
+    errno.ENOSPC: FREE,
+    errno.EDQUOT: FREE,
+    errno.EACCES: " Ask whoever owns it for the right to, or name another place.",
+    errno.EPERM: " Ask whoever owns it for the right to, or name another place.",
+    errno.EROFS: " It can only be read: name another place.",
+    errno.ENOENT: " Is the path spelled right?",
+}
+"""What to do about errors of the file system that nobody told better."""
 
 app = typer.Typer(
     help="Multimodal emotion recognition: extract features once into a shared store, train fusion models on them.",
@@ -367,7 +378,7 @@ def main() -> None:
     except OSError as error:
         if debug:
             raise
-        _fail(f"{error.filename or 'a file'}: {first_line(error)}.")
+        _fail(f"{error.filename or 'a file'}: {first_line(error)}.{MENDED.get(error.errno or 0, '')}")
     except Exception as error:
         if debug:
             raise

@@ -25,6 +25,7 @@ from typing import Any
 from cache_schema.errors import SettingsError, first_line
 from cache_schema.feature_spec import FeatureSpec
 from cache_schema.plan import Segment
+from cache_schema.registry import unknown_name
 from cache_schema.rows import Absent, Failed, Row
 from cache_schema.samples import Utterance
 from cache_schema.writer import FeatureWriter
@@ -231,6 +232,8 @@ def resolve_device(device: str) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
+        if "device type" in first_line(error):  # torch names all that it was ever ported to
+            raise SettingsError(unknown_name("device", device, ["auto", "cpu", "cuda", "cuda:0", "mps"])) from error
         raise SettingsError(
             f"--device {device}: {first_line(error)}. `mer doctor` says what devices there are."
         ) from error

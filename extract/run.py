@@ -147,6 +147,8 @@ def extract(
         StoreError: the store cannot be written, or holds something else under this name.
     """
     started = time.perf_counter()
+    for encoder in encoders:
+        ENCODERS.require(encoder)  # a corpus takes longer to read than a name
     corpus = _enumerate(dataset, root, name)
     for note in corpus.notes:
         say(note)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cache_schema.errors import DamagedError, first_line
+from cache_schema.errors import DamagedError, MerError, first_line
 
 EVERY_SECONDS = 2.0
 """At least so long between two checkpoints."""
@@ -53,14 +54,26 @@ class Checkpoint:
         return state
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write tensors and plain values in place of what was there."""
+        """Write tensors and plain values in place of what was there.
+
+        Raises:
+            MerError: they cannot be written, as on a full disk; what was there stays.
+        """
         begun = time.monotonic()
         temporary = self.path.with_suffix(".new")
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        try:
+            with temporary.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        except (OSError, RuntimeError) as error:  # torch has an error of its own for a disk that is full
+            temporary.unlink(missing_ok=True)
+            free = f"{shutil.disk_usage(self.path.parent).free / 1e6:.1f} MB"
+            raise MerError(
+                f"{self.path} cannot be written ({first_line(error)}; {free} are free there). Free some, and give the "
+                "same command again to go on; or another --out."
+            ) from error
         ended = time.monotonic()
         self._due = ended + max(self.every, (ended - begun) / SHARE)
 

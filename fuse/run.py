@@ -28,7 +28,7 @@ from typing import IO, Any
 
 from pydantic import Field
 
-from cache_schema.errors import DataError, MerError, SettingsError
+from cache_schema.errors import DataError, MerError, SettingsError, first_line
 from cache_schema.samples import Target
 from cache_schema.settings import Spec
 from fuse import run_files
@@ -160,7 +160,7 @@ class Run:
         model = Model.unscaled(network, self.tails)
         path = self.place(seed, fold) / run_files.WEIGHTS
         if not path.is_file():
-            raise MerError(f"{path} is missing: the run's folder is not complete.")
+            raise MerError(f"{path} is missing: the run's folder is not complete. Copy all of it, or train again.")
         run_files.read_weights(path, model)
         return model.eval().to(device)
 
@@ -172,11 +172,21 @@ def load(folder: str | Path) -> Run:
         MerError: there is none, or it was written by a later version.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise MerError(f"{folder} is no run: there is no such folder. `mer fuse train` says where it put one.")
+    if not (folder / "run.json").is_file():
+        inner = sorted(path.parent.name for path in folder.glob("*/run.json"))
+        raise MerError(
+            f"{folder} is no run: it has no run.json."
+            + (f" It holds runs: {', '.join(inner[:10])}." if inner else " `mer fuse train` writes runs.")
+        )
     try:
         record = json.loads((folder / "run.json").read_text("utf-8"))
         metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise MerError(f"{folder} is no run: run.json or metrics.json cannot be read ({error}).") from error
+        raise MerError(
+            f"{folder} is no run: run.json or metrics.json cannot be read ({first_line(error)}). Train again."
+        ) from error
     if not isinstance(record, dict) or not isinstance(metrics, dict) or "per_seed" not in metrics:
         raise MerError(f"{folder} is no run: run.json or metrics.json does not hold what a run's does.")
     if record.get("format") != FORMAT:

@@ -156,7 +156,7 @@ def read_predictions(path: Path, split: str) -> pa.Table:
     try:
         return pq.read_table(path, filters=[("split", "=", split)])
     except (OSError, pa.ArrowException) as error:
-        raise MerError(f"{path} cannot be read: the run's folder is not complete or damaged.") from error
+        raise MerError(f"{path} cannot be read: the run's folder is not complete or damaged. Train again.") from error
 
 
 def tables(target: Target, found: Predictions) -> dict[str, Any]:

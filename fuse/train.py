@@ -273,6 +273,8 @@ def require_device(device: str) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
+        if "device type" in reason:  # torch names all that it was ever ported to
+            raise SettingsError(unknown_name("device", device, ["cpu", "cuda", "cuda:0", "mps"])) from error
         raise SettingsError(f"The device {device!r} cannot be used ({reason}); try --device cpu.") from error
 
 
