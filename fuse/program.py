@@ -2,9 +2,11 @@
 
 A step gathers its batch, runs forward and backward, clips, moves the parameters and writes its loss down, all on the
 device and by the number of the step, which lies there too. So it is the same work at every step of a bucket: on a GPU
-one CUDA graph, replayed, with one synchronisation at the end of an epoch. Several seeds are a leading dimension of it
-(`fuse/together.py`). Each seed has batches, random numbers, clipping, learning rate and early stopping of its own, all
-functions of the seed and the epoch, and so the results that it has alone, to rounding.
+one CUDA graph, replayed; the host waits once an epoch for its losses, and once for what validation says.
+
+Several seeds are a leading dimension of it (`fuse/together.py`). Each seed has batches, random numbers, clipping,
+learning rate and early stopping of its own, all functions of the seed and the epoch, and so the results that it has
+alone, to rounding.
 
 Axes: S seeds, K steps of an epoch, B utterances of a batch, N utterances of a split, C classes.
 """
@@ -177,9 +179,10 @@ class Program:
             with self.graphs.stream(), torch.no_grad():
                 for shape in self.look_plan.shapes:
                     self.graphs.run(("look", shape), lambda shape=shape: self._look(shape))  # type: ignore[misc]
-            losses = torch.stack([self.criterion(own, self.val.labels) for own in self.logits]).tolist()
-            logits = self.logits.cpu()
-            return [self._seen(s, logits[s], losses[s]) if alive else None for s, alive in enumerate(live)]
+            losses = torch.stack([self.criterion(own, self.val.labels) for own in self.logits])
+            found = torch.cat([losses[:, None], self.logits.flatten(1)], dim=1).cpu()
+            logits = found[:, 1:].view(self.logits.shape)
+            return [self._seen(s, logits[s], float(found[s, 0])) if alive else None for s, alive in enumerate(live)]
 
     def step(self, shape: Shape) -> None:
         """One step: the same work whatever its number, which is read from the device."""
