@@ -149,6 +149,8 @@ def _from_manifest(root: Path, manifest: Path, media: list[str], others: list[st
     missing: list[str] = []
     seen: dict[str, str] = {}
     measured: dict[str, tuple[str, ...]] = {}
+    broken: list[str] = []
+    reasons: list[DataError] = []
     samples: list[Utterance] = []
     for record, path, label in zip(records, paths, labels, strict=True):
         name = _name(record, default_names.get(path or ""))
@@ -166,7 +168,12 @@ def _from_manifest(root: Path, manifest: Path, media: list[str], others: list[st
         if signals is not None:
             signals = path_inside(signals, record.where, root)
             if signals not in measured:
-                measured[signals] = recordings.channels(root / signals)
+                try:
+                    measured[signals] = recordings.channels(root / signals)
+                except DataError as error:  # a damaged one is a failure of its samples, as a damaged clip is
+                    measured[signals] = ()
+                    broken.append(signals)
+                    reasons.append(error)
         samples.append(
             _utterance(
                 record.where,
@@ -191,6 +198,10 @@ def _from_manifest(root: Path, manifest: Path, media: list[str], others: list[st
         notes.append(f"left out {len(unlisted)} media files that {manifest.name} does not name: {some(unlisted)}.")
     if missing:
         notes.append(f"{len(missing)} of {len(samples)} samples name a clip that is absent: {some(missing)}.")
+    if broken:
+        if len(broken) == len(measured):
+            raise reasons[0]
+        notes.append(f"{len(broken)} of {len(measured)} recordings cannot be read: {some(broken)}. {reasons[0]}")
     targets: tuple[Target, ...] = ()
     if kind == "regression":
         targets = (Target(name="label", kind="regression"),)

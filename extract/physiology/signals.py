@@ -47,9 +47,8 @@ def decode_signals(
     except MemoryError:
         raise  # this process may not survive the next clip
     except Exception as error:  # noqa: BLE001 - a recording may be broken in any way; the run goes on without it
-        reason = first_line(error).removeprefix(f"{root}/")
-        known = reason.startswith(utterance.signals)
-        return {}, None, Failed(reason if known else f"{utterance.signals}: {reason}")
+        reason = first_line(error).removeprefix(f"{root}/").removeprefix(utterance.signals).lstrip("/:, ")
+        return {}, None, Failed(f"{utterance.signals}: {reason}")
     for request, signals in found.items():
         if not signals.measured.any():
             return {}, digest, Absent(f"none of {named(request.channels)} was measured during the utterance")

@@ -17,7 +17,7 @@ from extract.physiology import Channel, Recording, make_channel
 
 TIME = "time"
 LONGEST_HEADER = 1 << 20
-"""Characters of the longest first line that is read."""
+"""Bytes of the longest first line that is read."""
 
 
 def channels(path: Path) -> tuple[str, ...]:
@@ -32,9 +32,9 @@ def channels(path: Path) -> tuple[str, ...]:
 def _header(path: Path) -> list[str]:
     """All columns, in their order."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
+        with path.open("rb") as lines:
             first = lines.readline(LONGEST_HEADER)
-        header = [column.strip() for column in next(csv.reader([first]), [])]
+        header = [column.strip() for column in next(csv.reader([first.decode("utf-8-sig").rstrip()]), [])]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read: {first_line(error)}.") from error
     if TIME not in header or len(header) < 2 or len(set(header)) < len(header) or "" in header:

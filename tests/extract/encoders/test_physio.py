@@ -129,6 +129,38 @@ def test_from_recordings_to_the_store(tmp_path: Path, mer: Callable[..., Any]) -
     assert first["measured"][:, 1].all() and not gap["measured"][4:-4, 1].any() and gap["there"].all()
 
 
+def test_damaged_recordings_are_failures_and_change_nothing_of_the_others(
+    tmp_path: Path, mer: Callable[..., Any]
+) -> None:
+    good = "time,EDA\n" + "".join(f"{k / 4},{k % 7}\n" for k in range(40))
+    broken = {
+        "header": b"\x8a" + good.encode(),
+        "empty": b"",
+        "cut": good.encode()[:-40] + b"\n1",
+        "formula": good.encode() + b"=cmd|calc,1\n",
+        "bytes": good.encode()[:100] + b"\x8a\xff" + good.encode()[100:],
+    }
+
+    def extracted(store: str, names: list[str]) -> Any:
+        rows = "".join(f"{name},{name}.csv\n" for name in names)
+        (tmp_path / "root" / "manifest.csv").write_text(f"id,signals\n{rows}", encoding="utf-8")
+        words = ("extract", "--dataset", "folder", "--root", tmp_path / "root", "--store", tmp_path / store)
+        done = mer(*words, "--encoders", "physio", "--max-failures", "100%")
+        return done, FeatureStore.open(tmp_path / store).feature("folder", "physio") if done.code == 0 else None
+
+    (tmp_path / "root").mkdir()
+    for name, content in {"good": good.encode(), **broken}.items():
+        (tmp_path / "root" / f"{name}.csv").write_bytes(content)
+    _, alone = extracted("alone", ["good"])
+    done, among = extracted("among", [*broken, "good"])
+    assert "2 of 6 recordings cannot be read: header.csv, empty.csv" in done.err
+    assert set(among.failures()) == set(broken)
+    assert all(why.startswith(f"{name}.csv: ") and "\n" not in why for name, why in among.failures().items())
+    assert among.read("good")["values"].tobytes() == alone.read("good")["values"].tobytes()
+    done, _ = extracted("none", ["header", "empty"])
+    assert done.code == 1 and "header.csv cannot be read" in done.err.strip().splitlines()[-1]
+
+
 def test_what_a_dataset_lacks_runs_nothing_by_default(tmp_path: Path) -> None:
     write_session(tmp_path / "S1", 0.0)
     line = {"id": "a", "signals": "S1", "label": "x"}
