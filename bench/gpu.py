@@ -25,6 +25,7 @@ import os
 import platform
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -219,7 +220,7 @@ def ended(report: Report, until: float) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run everything; 1 where an operator is wrong."""
+    """Run everything; 1 where an operator is wrong, or a part failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="small shapes and models: whether it runs at all")
     parser.add_argument("--device", default="cuda")
@@ -255,8 +256,15 @@ def main(arguments: list[str] | None = None) -> int:
         "extraction": lambda: extraction(report, device, given.small),
     }
     for name, part in parts.items():
-        if name not in skipped:
+        if name in skipped:
+            continue
+        try:
             part()
+        except Exception as error:  # noqa: BLE001 - what was measured is kept, and the other parts are tried
+            traceback.print_exc()
+            report.say(f"\nFailed: {name}: {type(error).__name__}: {first_line(error)}.")
+            right = False
+        report.write(given.out, given.name)
     report.say(f"\n{time.perf_counter() - begun:.0f} s in all.")
     report.write(given.out, given.name)
     return 0 if right else 1

@@ -62,8 +62,8 @@ def measure(clock: Clock, seeds: Sequence[int], count: int, small: bool, until: 
                 row = {"arch": name, "lengths": lengths, "seeds": number, "utterances": len(own)}
                 try:
                     yield row | epochs(module, own.to(clock.device), number, clock, small)
-                except (RuntimeError, NotImplementedError, ValueError) as error:
-                    yield row | {"why": first_line(error)}
+                except Exception as error:  # noqa: BLE001 - the others are measured all the same
+                    yield row | {"why": f"{type(error).__name__}: {first_line(error)}"}
 
 
 def longest(data: Dataset, size: int) -> Dataset:

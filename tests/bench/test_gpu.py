@@ -68,6 +68,23 @@ def test_a_wrong_operator_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert gpu.main(words) == 1
 
 
+def test_what_was_measured_is_kept_where_a_part_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class CompilationError(Exception):
+        """As triton's, which is no RuntimeError."""
+
+    def fails(*inputs: torch.Tensor) -> torch.Tensor:
+        raise CompilationError("at 7:12")
+
+    made = gpu_kernels.Operator("made", fails, next(gpu_kernels.operators()).cases)
+    monkeypatch.setattr(gpu_kernels, "operators", lambda: iter([made]))
+    monkeypatch.setattr(gpu, "operators", fails)
+    words = ["--small", "--device", "cpu", "--skip", "training", "--out", str(tmp_path)]
+    assert gpu.main(words) == 1
+    found, said = json.loads((tmp_path / "gpu.json").read_text("utf-8")), (tmp_path / "gpu.md").read_text("utf-8")
+    assert {row["why"] for row in found["correctness"]} == {"CompilationError: at 7:12"} and "floor" in found
+    assert "Failed: operators: CompilationError: at 7:12." in said and "## Extraction" in said
+
+
 def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert gpu.main([]) == 1
