@@ -54,7 +54,7 @@ pre{background:var(--fill);border:1px solid var(--line);padding:.6rem .8rem;whit
 font-size:.85rem}dl{display:grid;grid-template-columns:minmax(8rem,max-content) 1fr;gap:.15rem 1rem;margin:.5rem 0}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 footer{padding-top:2rem;padding-bottom:2rem}
-@media(max-width:40rem){:not(.strip)>figure{overflow-x:auto}:not(.strip)>figure>svg{max-width:none}
+@media(max-width:40rem){:not(.strip)>figure{overflow-x:auto}:not(.strip)>figure>svg{max-width:max(100%,calc(var(--w)*.78))}
 :not(.strip)>figure>figcaption{position:sticky;left:0}}
 @media print{.export,.skip,nav{display:none}body{font-size:10.5pt}.scroll{overflow:visible}figure,tr{break-inside:avoid}
 h2,h3,h4{break-after:avoid}details::details-content{display:block;content-visibility:visible}}

@@ -17,7 +17,7 @@ def svg(width: float, height: float, title: str, description: str, body: Sequenc
     """A drawing with its text alternative."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width:g}" height="{height:g}" '
-        f'viewBox="0 0 {width:g} {height:g}" aria-label="{escape(f"{title}. {description}")}">'
+        f'viewBox="0 0 {width:g} {height:g}" style="--w:{width:g}px" aria-label="{escape(f"{title}. {description}")}">'
         f"<title>{escape(title)}</title><desc>{escape(description)}</desc>{''.join(body)}</svg>"
     )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import json
-import re
+import queue
 import shutil
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,9 @@ def browser() -> str:
     return found
 
 
-FRAME = """<!DOCTYPE html><meta name="color-scheme" content="light dark"><body><script>
-addEventListener('message', event => { document.body.dataset.found = event.data; });</script>
-<iframe src="page.html" style="border:0;height:900px;width:%dpx"></iframe>"""
+FRAME = """<!DOCTYPE html><meta name="color-scheme" content="light dark"><link rel="icon" href="data:,"><body><script>
+addEventListener('message', event => fetch('/found', {method: 'POST', body: event.data}));</script>
+<iframe src="/page" style="border:0;height:900px;width:%dpx"></iframe>"""
 """A window cannot be narrower than 500 pixels, a frame in it can."""
 
 
@@ -80,17 +81,37 @@ def looked_at(page: str, folder: Path, width: int, *options: str) -> tuple[dict[
     """What the probe finds in the page, and the browser's console, where refused requests stand too."""
     policy = "script-src 'unsafe-inline'; default-src 'none'"
     page = page.replace("default-src 'none'", policy).replace("</body>", f"<script>{PROBE}</script></body>")
-    (folder / "page.html").write_text(page, "utf-8")
-    (folder / "frame.html").write_text(FRAME % width, "utf-8")
-    words = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    words += ["--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--virtual-time-budget=4000"]
-    words += [f"--user-data-dir={folder / 'profile'}", "--window-size=1200,900"]
-    url = (folder / "frame.html").as_uri()
-    done = subprocess.run([browser(), *words, *options, "--dump-dom", url], capture_output=True, text=True, timeout=60)
-    dom = re.search(r'data-found="([^"]*)"', done.stdout)
-    assert dom, done.stderr[-2000:]
-    logged = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
-    return json.loads(html.unescape(dom[1])), logged
+    files, found = {"/frame": FRAME % width, "/page": page}, queue.Queue[str]()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path in files else 404)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(files.get(self.path, "").encode())
+
+        def do_POST(self) -> None:
+            found.put(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    words = [browser(), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--enable-logging=stderr"]
+    words += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    words += [f"--user-data-dir={folder / 'profile'}", "--window-size=1200,900", *options]
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, (folder / "log").open("w+") as log:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        process = subprocess.Popen([*words, f"http://127.0.0.1:{server.server_port}/frame"], stderr=log, stdout=log)
+        try:
+            answer = found.get(timeout=40)
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+            server.shutdown()
+        log.seek(0)
+        return json.loads(answer), "\n".join(line for line in log if "CONSOLE" in line)
 
 
 @pytest.fixture(scope="module")
