@@ -218,6 +218,17 @@ def test_a_transcript_of_a_longer_clip_is_refused(talk: Path, tmp_path: Path) ->
             clips.cut(clip, root, tmp_path / "a.csv", Cutting())
 
 
+def test_an_empty_transcript_is_as_none_and_said(clip: Path, tmp_path: Path) -> None:
+    from extract import clips
+    from extract.windows import Cutting
+
+    (tmp_path / "none.txt").write_text(" \n")
+    root, (opened,) = clips.open_clips([clip])
+    given, none = (clips.cut(opened, root, file, Cutting()) for file in (tmp_path / "none.txt", None))
+    assert given.utterances == none.utterances and none.notes == ()
+    assert given.notes == (f"{tmp_path / 'none.txt'} holds no words: it is as without a transcript.",)
+
+
 def test_whisper_that_is_not_at_hand_is_asked_for(
     mer: Any, trained: Callable[..., Path], small_weights: Path, talk: Path, tmp_path: Path
 ) -> None:

@@ -47,9 +47,9 @@ CAVEAT = (
 )
 WIDTH, LEFT, RIGHT = 960, 64, 14
 _STYLE = """
-video{max-width:100%;max-height:24rem;background:#000;display:block}audio{width:100%;display:block}
+video{max-width:100%;min-width:min(100%,20rem);min-height:12rem;max-height:24rem;background:#000;display:block}audio{width:100%;display:block}
 .strip{position:relative;cursor:pointer;max-width:60rem}.strip figure{margin:.3rem 0}.cursor{position:absolute;top:0;
-bottom:0;width:2px;background:var(--warnline);pointer-events:none;display:none}
+width:2px;background:var(--warnline);pointer-events:none;display:none}
 tr[aria-current]{background:var(--warn)}tbody button{font:inherit;color:var(--link);background:none;border:1px solid
 var(--line);border-radius:.25rem;padding:0 .4rem;cursor:pointer;white-space:nowrap}
 """
@@ -68,7 +68,8 @@ for (const clip of document.querySelectorAll('section[data-seconds]')) {
     for (const strip of strips) {
       const cursor = strip.querySelector('.cursor'), box = strip.querySelector('svg').getBoundingClientRect();
       const share = +strip.dataset.left + (+strip.dataset.right - +strip.dataset.left) * at / seconds;
-      cursor.style.left = share * box.width + 'px'; cursor.style.display = 'block';
+      cursor.style.left = share * box.width + 'px'; cursor.style.height = box.height + 'px';
+      cursor.style.display = 'block';
     }
   };
   player.addEventListener('timeupdate', show); player.addEventListener('seeked', show);
