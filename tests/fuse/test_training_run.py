@@ -272,7 +272,7 @@ def test_an_interrupted_run_is_found_again_by_the_same_training_alone(tmp_path: 
         ({"seeds": 0}, "at least one seed"),
         ({"seeds": [1, 1]}, "every seed once"),
         ({"device": "cuda"}, "The device 'cuda' cannot be used"),
-        ({"device": "gpu"}, "The device 'gpu' cannot be used"),
+        ({"device": "gpu"}, "no device called 'gpu'"),
         ({"assignments": ["monitor=mae"]}, "no metric of emotion"),
     ],
 )
