@@ -233,7 +233,8 @@ def resolve_device(device: str) -> str:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         if "device type" in first_line(error):  # torch names all that it was ever ported to
-            raise SettingsError(unknown_name("device", device, ["auto", "cpu", "cuda", "cuda:0", "mps"])) from error
+            known = ["auto", "cpu", "cuda", "cuda:0", "mps"]
+            raise SettingsError(f"--device {device}: " + unknown_name("device", device, known)) from error
         raise SettingsError(
             f"--device {device}: {first_line(error)}. `mer doctor` says what devices there are."
         ) from error
