@@ -64,7 +64,10 @@ def run(name: str, words: list[str], as_json: bool) -> None:
 
 
 def _verb(name: str, summary: str) -> None:
-    @app.command(name, help=summary, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+    words = {"gpu": "--out bench/results"}.get(name, "--small")
+    text = f"{summary}\n\nExample: mer bench {name} {words}"
+
+    @app.command(name, help=text, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
     def verb(context: typer.Context, as_json: AsJson = False) -> None:
         run(name, context.args, as_json)
 

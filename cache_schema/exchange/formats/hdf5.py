@@ -44,8 +44,10 @@ LAYOUT = """\
 /mer                                the corpus and the features' specifications, JSON
 /samples                            (n,) a JSON object per sample: id, text, split, labels, scores, ...
 /features/NAME/values               (all frames, ...); other arrays of the feature beside it
-/features/NAME/offsets              (n + 1,) sample k has the frames [offsets[k], offsets[k + 1])
+/features/NAME/sample-offsets       (n + 1,) sample k has the frames [offsets[k], offsets[k + 1])
 /features/NAME/missing              JSON: why samples have no arrays, {id: [failed or absent, reason]}"""
+BOUNDS = "sample-offsets"
+"""No array of a feature can have this name: text features have `offsets` of their own."""
 FOLDER = False
 
 
@@ -70,7 +72,7 @@ def write(selection: Selection, to: Path, config: ExportConfig) -> list[str]:
             lengths = selection.frames(name)
             counts = [lengths[u.id] for u in selection.utterances]
             offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
-            group.create_dataset("offsets", data=offsets)
+            group.create_dataset(BOUNDS, data=offsets)
             arrays = {
                 a.name: group.create_dataset(a.name, (int(offsets[-1]), *a.tail), a.dtype) for a in feature.spec.arrays
             }
@@ -110,7 +112,7 @@ def read(sources: Sequence[Path], config: ImportConfig) -> Iterator[Foreign]:
 def _feature(
     name: str, exported: Exported, group: Any, ids: Sequence[str], files: dict[str, str], where: str
 ) -> ForeignFeature:
-    offsets = numbers(group, "offsets", where)
+    offsets = numbers(group, BOUNDS, where)
     if offsets.shape != (len(ids) + 1,):
         raise DataError(f"{where}: {offsets.shape} offsets for {len(ids)} samples.")
     with hdf5_explained(where):

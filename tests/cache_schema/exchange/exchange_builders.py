@@ -75,7 +75,7 @@ def specs() -> list[FeatureSpec]:
             version=1,
             arrays=(
                 ArraySpec(name="values", dtype="float16", tail=(2, 3)),
-                ArraySpec(name="boxes", dtype="int32", tail=(4,)),
+                ArraySpec(name="offsets", dtype="int32", tail=(4,)),
                 ArraySpec(name="seen", dtype="bool", tail=()),
             ),
             rate_hz=5.0,
