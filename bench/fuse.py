@@ -188,7 +188,7 @@ class Trained:
 
 
 def seeds_apart(
-    module: ModuleType, name: str, data: Dataset, epochs: int, settings: dict[str, Any]
+    module: ModuleType, name: str, data: Dataset, epochs: int, settings: dict[str, Any], rounds: int
 ) -> dict[str, float]:
     """Seconds of five seeds: side by side as mer trains them, and one after the other with one thread and with all."""
     cut = len(data) * 4 // 5
@@ -200,7 +200,7 @@ def seeds_apart(
     found: dict[str, list[float]] = {way: [] for way in ways}
     with contextlib.ExitStack() as stack:
         workers = {way: stack.enter_context(Workers(jobs)) for way, (jobs, _) in ways.items()}
-        for _ in range(2):  # processes start in the first round
+        for _ in range(rounds):  # processes start in the first one
             for way, (_, threads) in ways.items():
                 before, fuse.seeds.THREADS = fuse.seeds.THREADS, threads
                 begun = time.perf_counter()
@@ -272,6 +272,7 @@ def main(arguments: list[str] | None = None) -> None:
         make_data(module, min(count, OF_FIVE), longest=longest),
         epochs,
         SMALL["hff"] if given.small else {},
+        1 if given.small else 2,
     )
     tell(f"hff, 5 seeds of {epochs} epochs, {seconds['side by side']:.1f} s side by side")
     for way in ("one thread", "all threads"):

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,18 +19,25 @@ ROOT = Path(__file__).parents[2]
 WITHOUT = ("transformers", "whisper", "mediapipe", "av", "cv2")
 
 
-def test_every_part_runs_without_the_packages_of_extraction(tmp_path: Path) -> None:
+def without_extraction(out: Path, skip: str) -> dict[str, Any]:
+    """What the small run writes where the packages of extraction are not installed."""
     code = f"""
 import sys
 for name in {WITHOUT!r}:
     sys.modules[name] = None  # as if it were not installed
 from bench.gpu import main
-sys.exit(main(["--small", "--device", "cpu", "--out", {str(tmp_path)!r}]))
+sys.exit(main(["--small", "--device", "cpu", "--skip", {skip!r}, "--out", {str(out)!r}]))
 """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((tmp_path / "gpu.json").read_text("utf-8"))
+    found: dict[str, Any] = json.loads((out / "gpu.json").read_text("utf-8"))
+    assert {"python", "torch", "device"} <= set(found["machine"])
+    return found
+
+
+def test_operators_run_without_the_packages_of_extraction(tmp_path: Path) -> None:
+    found = without_extraction(tmp_path, "training")
     operators = [o.name for o in gpu_kernels.operators()]
     assert len(operators) >= 3
     assert {row["operator"] for row in found["correctness"]} == set(operators)
@@ -37,6 +45,11 @@ sys.exit(main(["--small", "--device", "cpu", "--out", {str(tmp_path)!r}]))
     measured = {row["operator"]: row["times"] for row in found["operators"]}
     assert set(measured) == set(operators)
     assert all(isinstance(times["mer"], dict) for times in measured.values())
+    assert "Skipped: without transformers" in (tmp_path / "gpu.md").read_text("utf-8")
+
+
+def test_trainings_run_without_the_packages_of_extraction(tmp_path: Path) -> None:
+    found = without_extraction(tmp_path, "correctness,operators,extraction")
     assert {(row["arch"], row["lengths"], row["seeds"]) for row in found["epochs"] if "epoch" in row} == {
         (arch, lengths, seeds)
         for arch in ("complementary", "hff", "of-cmaer-cat", "symphonia")
@@ -44,8 +57,6 @@ sys.exit(main(["--small", "--device", "cpu", "--out", {str(tmp_path)!r}]))
         for seeds in (1, 2)
     }
     assert len(found["trainings"]) == len(found["compiled"]) == 4
-    assert {"python", "torch", "device"} <= set(found["machine"])
-    assert "Skipped: without transformers" in (tmp_path / "gpu.md").read_text("utf-8")
 
 
 def test_a_wrong_operator_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ def test_the_search_answers_where_there_is_no_server(site: Path, tmp_path: Path)
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no chromium here to search in")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--virtual-time-budget=60000"]
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
+    flags += ["--virtual-time-budget=60000"]
     opened = (site / "index.html").as_uri() + "?q=fingerprint"
     done = subprocess.run([browser, *flags, "--dump-dom", opened], capture_output=True, text=True, check=False)
     found = re.search(r"(\d+) matching documents", done.stdout)

@@ -6,6 +6,8 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -218,7 +220,11 @@ def test_what_a_download_asks_for(tmp_path: Path, folder: Path, monkeypatch: pyt
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     there = ["config.json", "pytorch_model.bin", "tf_model.h5", "model.safetensors", "preprocessor_config.json"]
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda *a, **k: there)
+
+    def facts(*_: Any, **__: Any) -> SimpleNamespace:
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in there])
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", facts)
     resolve("vit", vit.HUB, None)
     assert asked == ["config.json", "preprocessor_config.json", "model.safetensors"]
     asked.clear()
