@@ -34,7 +34,7 @@ def check(
 
     Example: mer check --dataset meld --root /data/MELD.Raw --allow speakers
     """
-    from extract.health import examine
+    from extract.health import CHECKS, examine
 
     with row_bar("check") as progress:
         found = examine(
@@ -56,6 +56,9 @@ def check(
         for f in found:
             table.add_row(f.check, f.level, str(len(f.ids)) if f.ids else "", f.says)
         OUT.print(table)
+        seen = {f.check for f in found} | ({"silence"} if root is None else set())
+        seen |= set() if transcripts else {"transcripts"}
+        OUT.print(f"Nothing found: {', '.join(check for check in CHECKS if check not in seen)}.")
         if root is None:
             OUT.print("Not looked at: silence (name the clips with --root), transcripts (--transcripts).")
         elif not transcripts:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cache_schema.errors import SettingsError
+from cache_schema.errors import DataError, SettingsError
 from cache_schema.registry import unknown_name
 from cache_schema.store import FeatureStore
 from extract.health import annotation, features, media, speech
@@ -69,6 +69,7 @@ def examine(
 
     Raises:
         StoreError: the store or the dataset is not there.
+        DataError: the root is no folder.
         SettingsError: an unknown check to allow, or transcripts without a root.
     """
     for name in allow:
@@ -76,6 +77,8 @@ def examine(
             raise SettingsError(unknown_name("check", name, list(CHECKS)))
     if transcripts and root is None:
         raise SettingsError("Hearing the clips needs them: name the data root with --root.")
+    if root is not None and not root.is_dir():
+        raise DataError(f"The data root {root} is no folder; name the one that `mer extract` read with --root.")
     store = FeatureStore.open(store_path, mode="r")
     examined = Examined(store, dataset, store.samples(dataset).utterances)
     found = [*annotation.check(examined), *media.check(examined), *features.check(examined, similar)]

@@ -250,3 +250,5 @@ def test_the_command_exits_1_on_a_leak_and_names_everybody(tmp_path: Path, mer: 
         .startswith("mer: There is no check called 'speaker'. Did you mean")
     )
     assert "name the data root" in mer(*words, "--transcripts").err
+    assert "is no folder" in mer(*words, "--root", tmp_path / "nowhere").err
+    assert "Nothing found: dialogues, recordings, texts, duplicates" in allowed.out
