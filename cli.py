@@ -297,7 +297,7 @@ def demo(
     The clips are drawn and synthesised, the encoders are small and have random weights: the numbers say that the
     pipeline works, and nothing about emotions.
 
-    Example: mer demo --seeds 3 --out /tmp/demo
+    Example: mer demo --seeds 3 --out demo
     """
     from extract.random_weights import make_random_checkpoint
     from extract.run import extract as run_extract
