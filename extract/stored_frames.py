@@ -43,3 +43,17 @@ def utterance_means(feature: Feature, ids: Sequence[str]) -> tuple[list[int], ND
             places.append(place)
             means.append(values[there].mean(axis=0))
     return places, np.array(means, np.float32)
+
+
+def standardised(means: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each number freed of its mean and scale over all rows (utterances, width); what never changes is left out."""
+    spread = means.std(axis=0)
+    standard: NDArray[np.float32] = (means - means.mean(axis=0))[:, spread > 0] / spread[spread > 0]
+    return standard
+
+
+def directions(standard: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each row over its length (utterances, width), so that a product of two is their correlation; 0 stays 0."""
+    norms = np.linalg.norm(standard, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = np.divide(standard, norms, out=np.zeros_like(standard), where=norms > 0)
+    return unit

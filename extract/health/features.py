@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cache_schema.feature import Feature
 from extract.health.finding import Examined, Finding, few
 from extract.health.media import duplicates
-from extract.stored_frames import stored_frames
+from extract.stored_frames import directions, standardised, stored_frames
 
 BLOCK = 2048
 """Rows that are compared with all others at once."""
@@ -78,10 +78,7 @@ def near(means: NDArray[np.float32], similar: float) -> list[list[int]]:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    spread = means.std(axis=0)
-    standard = (means - means.mean(axis=0))[:, spread > 0] / spread[spread > 0]
-    norms = np.linalg.norm(standard, axis=1, keepdims=True)
-    unit = np.divide(standard, norms, out=np.zeros_like(standard), where=norms > 0)
+    unit = directions(standardised(means))
     found: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
     for start in range(0, len(unit), BLOCK):
         one, other = np.nonzero(unit[start : start + BLOCK] @ unit.T >= similar)

@@ -20,7 +20,7 @@ from cache_schema.errors import DataError, SettingsError, StoreError
 from cache_schema.registry import unknown_name
 from cache_schema.samples import Corpus, Utterance
 from cache_schema.store import FeatureStore
-from extract.stored_frames import utterance_means
+from extract.stored_frames import directions, standardised, utterance_means
 from extract.view.colours import COLOURS, MARKERS, OTHERS
 
 Method = Literal["pca", "tsne", "umap"]
@@ -79,8 +79,7 @@ def project(
     if len(places) < 3:
         raise DataError(f"{dataset}: {len(places)} utterances have {feature}: nothing can be seen in fewer than 3.")
     utterances = [samples.utterances[place] for place in places]
-    spread = means.std(axis=0)
-    standard = (means - means.mean(axis=0))[:, spread > 0] / spread[spread > 0]
+    standard = standardised(means)
     if not standard.shape[1]:
         raise DataError(f"{dataset}: {feature} is the same in every utterance.")
     points, axes = plane(standard, method)
@@ -162,8 +161,7 @@ def plane(standard: NDArray[np.float32], method: Method) -> tuple[NDArray[np.flo
 
 def _nearest(standard: NDArray[np.float32]) -> NDArray[np.int64]:
     """Each row's nearest other row by the angle between them (utterances,)."""
-    norms = np.linalg.norm(standard, axis=1, keepdims=True)
-    unit = np.divide(standard, norms, out=np.zeros_like(standard), where=norms > 0)
+    unit = directions(standard)
     found = np.empty(len(unit), np.int64)
     for start in range(0, len(unit), BLOCK):
         block = unit[start : start + BLOCK] @ unit.T
