@@ -303,7 +303,7 @@ def demo(
     from extract.run import extract as run_extract
     from extract.synthetic import make_corpus, sentences
     from fuse.train import train_run
-    from fuse.workers import Workers
+    from fuse.training.workers import Workers
 
     corpus, weights, store, runs = (out / name for name in ("corpus", "weights", "features", "runs"))
     say(

@@ -14,8 +14,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from extract.run import Report
-    from fuse.loop import Epoch
     from fuse.train import Result
+    from fuse.training.loop import Epoch
 
 OUT = Console(soft_wrap=True, highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
 ERR = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)

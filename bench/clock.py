@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fuse.graph import released
+from fuse.training.graph import released
 
 Work = Callable[[], object]
 FLUSH_BYTES = 2**28

@@ -33,18 +33,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-import fuse.seeds
+import fuse.training.seeds
 from bench.meld_like import LONGEST, make_data
 from fuse.arch import Batch
 from fuse.archs import ARCHS
 from fuse.data import Dataset, Selection, scales
-from fuse.loop import reproducible
-from fuse.losses import Loss
 from fuse.model import Model
-from fuse.optimize import Optimization
 from fuse.precision import Precision, computing, resolved
-from fuse.seeds import Job
-from fuse.workers import Workers
+from fuse.training.loop import reproducible
+from fuse.training.losses import Loss
+from fuse.training.optimize import Optimization
+from fuse.training.seeds import Job
+from fuse.training.workers import Workers
 
 CPU = torch.device("cpu")
 ROUNDS = 3
@@ -202,12 +202,12 @@ def seeds_apart(
         workers = {way: stack.enter_context(Workers(jobs)) for way, (jobs, _) in ways.items()}
         for _ in range(rounds):  # processes start in the first one
             for way, (_, threads) in ways.items():
-                before, fuse.seeds.THREADS = fuse.seeds.THREADS, threads
+                before, fuse.training.seeds.THREADS = fuse.training.seeds.THREADS, threads
                 begun = time.perf_counter()
                 try:
                     workers[way].train(job, range(5))
                 finally:
-                    fuse.seeds.THREADS = before
+                    fuse.training.seeds.THREADS = before
                 found[way].append(time.perf_counter() - begun)
     return {way: min(seconds) for way, seconds in found.items()}
 

@@ -1,7 +1,7 @@
 """Steps, epochs and whole trainings of every architecture on a device, one seed and many, padded and real lengths.
 
-- mer: the seeds as one program (`fuse/program.py`), whose steps are CUDA graphs on a GPU;
-- eager: one model's steps as they come (`fuse/steps.py`), so many times as there are seeds;
+- mer: the seeds as one program (`fuse/training/program.py`), whose steps are CUDA graphs on a GPU;
+- eager: one model's steps as they come (`fuse/training/steps.py`), so many times as there are seeds;
 - compiled, and compiled with a graph: torch.compile over the model of one seed, default and `reduce-overhead`, on one
   batch of the greatest length.
 """
@@ -21,14 +21,14 @@ from bench.meld_like import LONGEST, make_data
 from cache_schema.errors import first_line
 from fuse.archs import ARCHS
 from fuse.data import Dataset, Selection, scales
-from fuse.loop import reproducible
-from fuse.losses import Loss
 from fuse.model import Model
-from fuse.optimize import Optimization, most_steps
-from fuse.program import Program
-from fuse.seeds import Job, train_seeds
-from fuse.steps import PlainSteps, loss_of
-from fuse.train_config import TrainConfig
+from fuse.training.config import TrainConfig
+from fuse.training.loop import reproducible
+from fuse.training.losses import Loss
+from fuse.training.optimize import Optimization, most_steps
+from fuse.training.program import Program
+from fuse.training.seeds import Job, train_seeds
+from fuse.training.steps import PlainSteps, loss_of
 
 ARCHITECTURES = ("complementary", "hff", "of-cmaer-cat", "symphonia")
 SMALL: dict[str, dict[str, object]] = {

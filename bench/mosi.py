@@ -31,7 +31,7 @@ from fuse.archs import ARCHS
 from fuse.corpora import load_folds
 from fuse.data import Dataset
 from fuse.train import request_of, train_run
-from fuse.workers import Workers
+from fuse.training.workers import Workers
 
 RESULTS = Path(__file__).parent / "results" / "mosi.md"
 FEATURES = {"text": "text-cnn", "speech": "opensmile", "vision": "cnn3d"}

@@ -26,11 +26,11 @@ from fuse.corpora import Opened
 from fuse.protocols import Protocol
 from fuse.run import Run
 from fuse.run_files import write_json
-from fuse.seeds import Progress, warn
 from fuse.tables import Column, Row, Table
 from fuse.train import Result, code_digest, request_of, settings, train_run, versions
-from fuse.train_config import TrainConfig
-from fuse.workers import Workers
+from fuse.training.config import TrainConfig
+from fuse.training.seeds import Progress, warn
+from fuse.training.workers import Workers
 
 STANDS_FOR = {
     "accuracy": ("accuracy", "acc2_nonneg", "ccc"),

@@ -30,9 +30,9 @@ from fuse.companions import Sources, with_companions
 from fuse.data import Dataset, Laid
 from fuse.model import Model
 from fuse.prediction import Predictions
-from fuse.resident import unlabelled
-from fuse.seeds import assess
+from fuse.reader import unlabelled
 from fuse.train import require_device
+from fuse.training.seeds import assess
 
 if TYPE_CHECKING:
     from cache_schema.feature import Feature

@@ -21,9 +21,9 @@ from fuse.arch import Companion
 from fuse.common_labels import common_target
 from fuse.companions import Sources, choose_companions
 from fuse.data import Dataset, Selection, Splits, joined
+from fuse.placement import window_for
 from fuse.protocols import Cut, Protocol, cuts
-from fuse.residence import window_for
-from fuse.resident import Whole, choose_features, choose_target, describe_feature, in_dialogue_order, read
+from fuse.reader import Whole, choose_features, choose_target, describe_feature, in_dialogue_order, read
 
 if TYPE_CHECKING:
     from cache_schema.feature import Feature

@@ -128,7 +128,7 @@ class Dataset:
         )
 
     def to(self, device: torch.device | Callable[[Tensor], Tensor]) -> Dataset:
-        """The same, resident on `device`, or with every tensor where a function puts it (`fuse.residence.Mover`)."""
+        """The same, resident on `device`, or with every tensor where a function puts it (`fuse.placement.Mover`)."""
 
         def move(x: Tensor) -> Tensor:
             return x.to(device) if isinstance(device, torch.device) else device(x)

@@ -18,8 +18,8 @@ from fuse.data import Dataset
 from fuse.prediction import Predictions
 from fuse.run import Run
 from fuse.run import load as load_run
-from fuse.seeds import assess
 from fuse.train import require_device
+from fuse.training.seeds import assess
 
 
 def evaluate_run(

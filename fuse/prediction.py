@@ -16,8 +16,8 @@ from cache_schema.samples import Target
 from fuse import metrics
 from fuse.arch import probabilities
 from fuse.data import Dataset
-from fuse.losses import Loss
 from fuse.model import Model
+from fuse.training.losses import Loss
 
 
 class DivergedError(MerError):

@@ -22,9 +22,9 @@ from fuse.degrade import Degradation
 from fuse.evaluate import recorded_data
 from fuse.run import Run
 from fuse.run import load as load_run
-from fuse.seeds import Progress, assess, warn
 from fuse.train import code_digest, request_of, require_device, train_run, versions
-from fuse.workers import Workers
+from fuse.training.seeds import Progress, assess, warn
+from fuse.training.workers import Workers
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 

@@ -36,7 +36,7 @@ from fuse.archs import ARCHS
 from fuse.model import Model
 from fuse.prediction import DivergedError
 from fuse.protocols import Protocol
-from fuse.train_config import TrainConfig
+from fuse.training.config import TrainConfig
 
 FORMAT = 1
 _LOCKS: dict[Path, IO[str]] = {}

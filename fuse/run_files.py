@@ -16,10 +16,10 @@ import numpy as np
 from cache_schema.errors import DamagedError, MerError, first_line
 from cache_schema.samples import Target
 from fuse import metrics
-from fuse.loop import Epoch
 from fuse.model import Model
 from fuse.prediction import Predictions
 from fuse.report.tables import harmless
+from fuse.training.loop import Epoch
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -32,7 +32,7 @@ class Measured:
 
     Attributes:
         ids: which (N).
-        truth: (N, ...), as in `fuse.loop.Predictions`.
+        truth: (N, ...), as in `fuse.prediction.Predictions`.
         predictions: per seed (N, ...).
     """
 

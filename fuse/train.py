@@ -21,20 +21,20 @@ from cache_schema.registry import unknown_name
 from cache_schema.settings import Spec
 from fuse import metrics, run_files
 from fuse.archs import ARCHS
-from fuse.board import require_tensorboard
 from fuse.card import CARD, model_card
 from fuse.corpora import Request, Source, load_folds
 from fuse.data import Selection
 from fuse.degrade import Degradation
-from fuse.losses import check
+from fuse.placement import describe_device, prepare_cuda, where
 from fuse.precision import resolved
 from fuse.protocols import Protocol
-from fuse.residence import describe_device, prepare_cuda, where
 from fuse.run import FORMAT, RunRecord, new_folder, write_documents
-from fuse.seeds import THREADS, Job, Progress, Say, SeedResult, warn
-from fuse.timing import NoTiming, Timing, total
-from fuse.train_config import TrainConfig
-from fuse.workers import Workers
+from fuse.training.board import require_tensorboard
+from fuse.training.config import TrainConfig
+from fuse.training.losses import check
+from fuse.training.seeds import THREADS, Job, Progress, Say, SeedResult, warn
+from fuse.training.timing import NoTiming, Timing, total
+from fuse.training.workers import Workers
 
 LOADED_FROM_HERE = 'import fuse\n\nmodel = fuse.load(".")  # this folder; `mer predict CLIP --model .` reads new clips'
 HERE = Path(__file__).parent
@@ -54,7 +54,8 @@ class Result:
         seeds: each seed's own results, confusion matrices included.
         folds: per fold its name and the same as `test` and `val`; empty where there is one.
         by_dataset: dataset -> the same as `test` on its utterances alone, where several were trained on jointly.
-        profile: seconds of each of `fuse.timing.PARTS`, over all trainings; empty where they were not measured.
+        profile: seconds of each of `fuse.training.timing.PARTS`, over all trainings; empty where they were not
+            measured.
     """
 
     run: Path

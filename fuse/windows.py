@@ -25,7 +25,7 @@ from fuse.arch import Batch, Unit
 from fuse.data import Dataset
 
 if TYPE_CHECKING:
-    from fuse.resident import Reader
+    from fuse.reader import Reader
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import pytest
 
 from cache_schema.canonical import seal
 from extract.synthetic import SyntheticSpec, make_corpus
-from fuse import checkpoint
 from fuse.train import train_run
+from fuse.training import checkpoint
 
 
 class Places(NamedTuple):

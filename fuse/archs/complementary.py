@@ -62,7 +62,7 @@ from fuse.nn.interval_gat import IntervalGAT, frames_within
 from fuse.nn.late_fusion import fit_fusion, fused
 from fuse.nn.lengths import frame_mask, resample, shorten
 from fuse.tables import Column, Row, Table
-from fuse.train_config import Group, TrainConfig
+from fuse.training.config import Group, TrainConfig
 
 PREFERS = {"text": ("koelectra", "roberta", "bert"), "speech": ("hubert", "logmel", "mfcc")}
 INPUTS = {"text": (768,), "speech": (768,)}

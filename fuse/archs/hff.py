@@ -49,7 +49,7 @@ from fuse.nn.monte_carlo import average_draws, noise_like
 from fuse.nn.recurrent import GRU
 from fuse.nn.transformer import EncoderLayer
 from fuse.tables import Column, Row, Table
-from fuse.train_config import TrainConfig
+from fuse.training.config import TrainConfig
 
 PREFERS = {
     "speech": ("mfcc", "logmel", "hubert"),

@@ -52,7 +52,7 @@ from fuse.nn.face_crops import FaceCropCNN
 from fuse.nn.lengths import average_pool, frame_mask, resample
 from fuse.nn.transformer import EncoderLayer
 from fuse.tables import Column, Row, Table
-from fuse.train_config import TrainConfig
+from fuse.training.config import TrainConfig
 
 PREFERS = {
     "vision": ("resnet", "vit", "face-crops"),

@@ -57,7 +57,7 @@ from fuse.nn.recurrent import LSTM
 from fuse.nn.transformer import EncoderLayer
 from fuse.precision import in_fp32
 from fuse.tables import Column, Row, Table
-from fuse.train_config import TrainConfig
+from fuse.training.config import TrainConfig
 
 PREFERS = {"vision": ("vit", "resnet"), "text": ("roberta", "bert", "koelectra")}
 INPUTS = {"vision": (1 + 7 * 7, 768), "text": (768,)}

@@ -26,7 +26,7 @@ from cache_schema.settings import Spec
 from fuse.arch import Architecture, Batch, Output, outputs, vector_widths
 from fuse.nn.convolution import Convolutions
 from fuse.tables import Table
-from fuse.train_config import TrainConfig
+from fuse.training.config import TrainConfig
 
 PREFERS = {"speech": ("hubert", "logmel", "mfcc")}
 INPUTS = {"speech": (768,)}

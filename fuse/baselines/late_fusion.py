@@ -40,7 +40,7 @@ from fuse.arch import Architecture, Batch, Output, outputs, vector_widths
 from fuse.nn.convolution import Convolutions
 from fuse.nn.recurrent import LSTM
 from fuse.tables import Table
-from fuse.train_config import TrainConfig
+from fuse.training.config import TrainConfig
 
 PREFERS = {
     "text": ("roberta", "bert", "koelectra"),

@@ -36,7 +36,7 @@ from cache_schema.settings import Spec
 from fuse.arch import Architecture, Batch, Output, outputs, vector_widths
 from fuse.nn.lengths import resample
 from fuse.tables import Table
-from fuse.train_config import TrainConfig
+from fuse.training.config import TrainConfig
 
 PREFERS = {
     "text": ("roberta", "bert", "koelectra"),

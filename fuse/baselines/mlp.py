@@ -37,7 +37,7 @@ from fuse.arch import Architecture, Batch, Companion, Output, outputs, vector_wi
 from fuse.nn.interval_gat import IntervalGAT, frames_within
 from fuse.nn.lengths import frame_mask, shorten
 from fuse.tables import Table
-from fuse.train_config import TrainConfig
+from fuse.training.config import TrainConfig
 
 PREFERS = {"text": ("koelectra", "roberta", "bert"), "speech": ("hubert", "logmel", "mfcc")}
 INPUTS = {"text": (768,), "speech": (768,)}

@@ -41,7 +41,7 @@ from fuse.arch import Architecture, Batch, Output, outputs, vector_widths
 from fuse.nn.attention import MultiHeadAttention
 from fuse.nn.lengths import frame_mask
 from fuse.tables import Table
-from fuse.train_config import TrainConfig
+from fuse.training.config import TrainConfig
 
 PREFERS = {
     "text": ("roberta", "bert", "koelectra"),

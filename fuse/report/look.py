@@ -20,10 +20,10 @@ from cache_schema.samples import Utterance
 from fuse import run_files
 from fuse.data import Dataset
 from fuse.evaluate import recorded_data
-from fuse.loop import reproducible
 from fuse.metrics import Array
 from fuse.model import Model
 from fuse.report.evidence import Evidence
+from fuse.training.loop import reproducible
 
 if TYPE_CHECKING:
     from cache_schema.feature import Feature

@@ -27,11 +27,11 @@ from cache_schema.settings import Spec  # noqa: E402
 from fuse import metrics  # noqa: E402
 from fuse.arch import Batch, Companion, outputs  # noqa: E402
 from fuse.archs import ARCHS  # noqa: E402
-from fuse.draws import Counting, Drawn, Noise  # noqa: E402
-from fuse.losses import Loss  # noqa: E402
 from fuse.model import Model  # noqa: E402
-from fuse.together import Together  # noqa: E402
-from fuse.train_config import TrainConfig  # noqa: E402
+from fuse.training.config import TrainConfig  # noqa: E402
+from fuse.training.draws import Counting, Drawn, Noise  # noqa: E402
+from fuse.training.losses import Loss  # noqa: E402
+from fuse.training.together import Together  # noqa: E402
 
 CLASSIFICATION = Target(name="emotion", kind="classification", classes=("anger", "joy", "neutral", "sadness"))
 MULTILABEL = Target(name="emotions", kind="multilabel", classes=("anger", "joy", "sadness"))

@@ -17,8 +17,8 @@ from cache_schema.store import FeatureStore
 from fuse.arch import Companion
 from fuse.companions import choose_companions, intervals_of_words, nearest_in_time, with_companions
 from fuse.data import Dataset
-from fuse.resident import choose_features, resident
-from fuse.resident import read as read_whole
+from fuse.reader import choose_features, labelled
+from fuse.reader import read as read_whole
 
 RATE = 10.0
 TEXT = "ah, well then!"
@@ -94,7 +94,7 @@ def build(path: Path, **specs: FeatureSpec | None) -> FeatureStore:
 def read(store: FeatureStore, **features: str) -> tuple[Dataset, dict[str, str]]:
     chosen = choose_features(store, "toy", PREFERS, None, {})
     sources = choose_companions(store, "toy", COMPANIONS, chosen, features)
-    data = resident("toy", store.samples("toy").utterances, TARGETS[0], chosen)
+    data = labelled("toy", store.samples("toy").utterances, TARGETS[0], chosen)
     return with_companions(data, chosen, sources), sources.without
 
 

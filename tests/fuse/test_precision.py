@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from bench.meld_like import make_data
 from fuse.archs import ARCHS
 from fuse.data import scales
-from fuse.losses import Loss
 from fuse.model import Model
 from fuse.nn.attention import MultiHeadAttention
 from fuse.precision import computing, cpu_has_bf16, in_fp32, resolved
 from fuse.train import train_run
+from fuse.training.losses import Loss
 
 CPU = torch.device("cpu")
 

@@ -31,7 +31,7 @@ from fuse.run import load as load_run
 from fuse.sweep import Dimension, sweep
 from fuse.tables import Column, Row, Table
 from fuse.train import Result, train_run
-from fuse.train_config import TrainConfig
+from fuse.training.config import TrainConfig
 
 SMALL = ["d=12", "steps=3", "layers=1", "head_width=4", "speech_channels=[4]", "speech_width=6"]
 FAST = [*SMALL, "lr=0.005", "batch_size=16", "max_epochs=3"]

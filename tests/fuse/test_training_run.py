@@ -23,12 +23,12 @@ from fuse import metrics
 from fuse.archs import hff, symphonia
 from fuse.archs.hff import Config
 from fuse.evaluate import evaluate_run
-from fuse.loop import Epoch
 from fuse.prediction import DivergedError
 from fuse.protocols import Protocol
 from fuse.run import load, new_folder
 from fuse.train import Result, code_digest, train_run
-from fuse.workers import Workers
+from fuse.training.loop import Epoch
+from fuse.training.workers import Workers
 
 SMALL = ["d=12", "steps=3", "layers=1", "heads=2", "head_width=4", "speech_channels=[4]", "speech_width=6"]
 FAST = [*SMALL, "lr=0.005", "batch_size=16", "max_epochs=6"]

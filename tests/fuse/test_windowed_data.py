@@ -17,16 +17,16 @@ from cache_schema.plan import SegmentPlan
 from cache_schema.samples import Corpus
 from cache_schema.store import FeatureStore
 from fuse.archs import hff
-from fuse.checkpoint import Checkpoint
 from fuse.corpora import Request, load_folds
 from fuse.data import Dataset, Splits, scales
 from fuse.degrade import Degradation
 from fuse.evaluate import evaluate_run
-from fuse.loop import Epoch, fit, reproducible
 from fuse.model import Model
 from fuse.prediction import predict
 from fuse.train import train_run
-from fuse.train_config import TrainConfig
+from fuse.training.checkpoint import Checkpoint
+from fuse.training.config import TrainConfig
+from fuse.training.loop import Epoch, fit, reproducible
 from fuse.windows import Windowed
 
 SMALL = {"d": 12, "steps": 3, "layers": 1, "heads": 2, "head_width": 4, "speech_channels": (4,), "speech_width": 6}

@@ -29,8 +29,8 @@ from fuse.model import Model
 from fuse.nn.experts import MixtureOfExperts
 from fuse.nn.interval_gat import IntervalGAT
 from fuse.nn.late_fusion import fit_fusion, fused
-from fuse.optimize import Optimization
 from fuse.train import train_run
+from fuse.training.optimize import Optimization
 
 CLASSIFICATION, MULTILABEL, REGRESSION = TARGETS
 TAILS = {"text": (5,), "speech": (4,)}

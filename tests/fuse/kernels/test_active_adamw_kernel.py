@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from cache_schema.errors import SettingsError
-from fuse.active_experts import ActiveAdam
 from fuse.evaluate import evaluate_run
 from fuse.kernels.active_adamw import _step, active_adamw, reference
 from fuse.kernels.active_adamw.cases import Inputs, hostile, moved_bytes, rivals
 from fuse.nn.experts import MixtureOfExperts
-from fuse.optimize import Optimization
 from fuse.train import train_run
-from fuse.train_config import TrainConfig
+from fuse.training.active_experts import ActiveAdam
+from fuse.training.config import TrainConfig
+from fuse.training.optimize import Optimization
 
 CPU = torch.device("cpu")
 STEPS, EXPERTS = 6, 7

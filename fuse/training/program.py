@@ -4,9 +4,9 @@ A step gathers its batch, runs forward and backward, clips, moves the parameters
 device and by the number of the step, which lies there too. So it is the same work at every step of a bucket: on a GPU
 one CUDA graph, replayed; the host waits once an epoch for its losses, and once for what validation says.
 
-Several seeds are a leading dimension of it (`fuse/together.py`). Each seed has batches, random numbers, clipping,
-learning rate and early stopping of its own, all functions of the seed and the epoch, and so the results that it has
-alone, to rounding.
+Several seeds are a leading dimension of it (`together.py`). Each seed has batches, random numbers, clipping, learning
+rate and early stopping of its own, all functions of the seed and the epoch, and so the results that it has alone, to
+rounding.
 
 Axes: S seeds, K steps of an epoch, B utterances of a batch, N utterances of a split, C classes.
 """
@@ -23,19 +23,19 @@ from torch import Tensor
 from cache_schema.errors import SettingsError
 from fuse import metrics
 from fuse.arch import Batch, Output
-from fuse.buckets import Buckets, Plan, Shape, number_of
 from fuse.data import Dataset
-from fuse.draws import Counting, Noise
-from fuse.graph import Graphs
-from fuse.losses import Loss
 from fuse.model import Model
-from fuse.optimize import Optimization
 from fuse.precision import computing
 from fuse.prediction import Seen, decided, finite_loss, require_finite
-from fuse.steps import diverged, gradient_norm, hide_modalities, loss_of, place
-from fuse.timing import NoTiming
-from fuse.together import Together
-from fuse.train_config import TrainConfig
+from fuse.training.buckets import Buckets, Plan, Shape, number_of
+from fuse.training.config import TrainConfig
+from fuse.training.draws import Counting, Noise
+from fuse.training.graph import Graphs
+from fuse.training.losses import Loss
+from fuse.training.optimize import Optimization
+from fuse.training.steps import diverged, gradient_norm, hide_modalities, loss_of, place
+from fuse.training.timing import NoTiming
+from fuse.training.together import Together
 from fuse.windows import Windowed
 
 

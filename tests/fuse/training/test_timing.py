@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fuse import timing
-from fuse.timing import PARTS, NoTiming, Timing, total
 from fuse.train import train_run
+from fuse.training import timing
+from fuse.training.timing import PARTS, NoTiming, Timing, total
 
 SMALL = ["d=12", "steps=3", "layers=1", "heads=2", "head_width=4", "speech_channels=[4]", "max_epochs=2"]
 CPU = torch.device("cpu")

@@ -22,17 +22,17 @@ from cache_schema.samples import Target
 from cache_schema.settings import Spec
 from fuse import run_files
 from fuse.archs import ARCHS
-from fuse.board import Board
-from fuse.checkpoint import Checkpoint
 from fuse.data import Dataset, Selection, Splits, scales
-from fuse.loop import Epoch, fit_seeds, reproducible
-from fuse.losses import check
 from fuse.model import Model
 from fuse.prediction import DivergedError, Predictions, predict
-from fuse.program import Program
-from fuse.steps import PlainSteps
-from fuse.timing import NoTiming, Timing, total
-from fuse.train_config import TrainConfig
+from fuse.training.board import Board
+from fuse.training.checkpoint import Checkpoint
+from fuse.training.config import TrainConfig
+from fuse.training.loop import Epoch, fit_seeds, reproducible
+from fuse.training.losses import check
+from fuse.training.program import Program
+from fuse.training.steps import PlainSteps
+from fuse.training.timing import NoTiming, Timing, total
 
 THREADS = 1
 RESULT, CHECKPOINT, BOARD = "result.json", "checkpoint.pt", "tensorboard"
@@ -116,7 +116,7 @@ class SeedResult:
             is the mean over the folds.
         tables: split -> confusion matrix and per-class figures (`run_files.tables`).
         folds: per fold its name, epochs, best_epoch and metrics; empty where there is one.
-        profile: seconds of each of `fuse.timing.PARTS`, over all folds; empty where they were not measured.
+        profile: seconds of each of `fuse.training.timing.PARTS`, over all folds; empty where they were not measured.
         execution: how the steps were taken.
     """
 
@@ -158,7 +158,7 @@ def train_seeds(
 
     Raises:
         ApartError: several seeds cannot be one program.
-        DivergedError: see `fuse.loop.fit_seeds`.
+        DivergedError: see `fuse.training.loop.fit_seeds`.
     """
     places = [job.place(seed, fold) for seed in seeds]
     checkpoint = job.checkpoint(seeds, fold)

@@ -13,7 +13,7 @@ from cache_schema.errors import MerError, SettingsError
 from cache_schema.samples import Target
 from fuse import metrics
 from fuse.data import Dataset
-from fuse.train_config import TrainConfig
+from fuse.training.config import TrainConfig
 
 
 class Loss:

@@ -1,4 +1,4 @@
-"""Where a run's data live: on the training device once, whatever number of seeds, splits and folds read them.
+"""Where a run's data are placed: on the training device once, whatever number of seeds, splits and folds read them.
 
 Where they fit neither there nor into memory they are read in windows (`fuse/windows.py`).
 """
@@ -40,7 +40,7 @@ class Mover:
         return self._moved.setdefault(id(x), (x, x.to(self.device)))[1]
 
 
-def resident(folds: Mapping[str, Selection], device: torch.device) -> dict[str, Selection]:
+def on_device(folds: Mapping[str, Selection], device: torch.device) -> dict[str, Selection]:
     """Every fold with its data on `device`, where each tensor lies once."""
     move = Mover(device)
     return {name: fold.to(move) for name, fold in folds.items()}

@@ -17,14 +17,14 @@ from torch import Tensor
 from toy_corpus import load
 
 from cache_schema.errors import DamagedError
-from fuse import checkpoint
 from fuse.archs import hff
-from fuse.checkpoint import Checkpoint
 from fuse.data import Splits, scales
-from fuse.loop import Epoch, fit, reproducible
 from fuse.model import Model
 from fuse.train import train_run
-from fuse.train_config import Group, TrainConfig
+from fuse.training import checkpoint
+from fuse.training.checkpoint import Checkpoint
+from fuse.training.config import Group, TrainConfig
+from fuse.training.loop import Epoch, fit, reproducible
 
 SMALL = {"d": 12, "steps": 3, "layers": 1, "heads": 2, "head_width": 4, "speech_channels": (4,), "speech_width": 6}
 CONFIG = TrainConfig(lr=5e-3, batch_size=16, max_epochs=5, modality_dropout=0.2, plateau_patience=0)
@@ -100,7 +100,7 @@ def test_writing_checkpoints_takes_a_small_share_of_the_time(tmp_path: Path, mon
 PROGRAM = """
     import sys, time
     import torch
-    from fuse import checkpoint
+    from fuse.training import checkpoint
     from fuse.train import train_run
 
     checkpoint.EVERY_SECONDS = 0.0
@@ -118,7 +118,7 @@ def test_a_killed_process_is_resumed_by_the_same_command(toy_store: Path, tmp_pa
     )
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(PROGRAM))
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     command = [sys.executable, str(program), str(toy_store), str(tmp_path / "runs"), settings, "0.05"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}

@@ -23,8 +23,8 @@ from typing import Any, Self
 import torch
 
 from cache_schema.errors import MerError, first_line
-from fuse.residence import resident
-from fuse.seeds import ApartError, Job, Progress, Say, SeedResult, pool, train_seed, train_seeds, warn
+from fuse.placement import on_device
+from fuse.training.seeds import ApartError, Job, Progress, Say, SeedResult, pool, train_seed, train_seeds, warn
 
 
 class Workers:
@@ -88,7 +88,7 @@ class Workers:
 
     def _results(self, job: Job, tasks: list[tuple[int, str]], progress: Progress | None) -> list[SeedResult]:
         if job.device != "cpu":
-            job = replace(job, folds=resident(job.folds, torch.device(job.device)))
+            job = replace(job, folds=on_device(job.folds, torch.device(job.device)))
         if job.seeds_together and len(tasks) > len(job.folds):
             try:
                 return self._together(job, tasks, progress)

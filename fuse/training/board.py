@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from cache_schema.errors import SettingsError
-from fuse.loop import Epoch
+from fuse.training.loop import Epoch
 
 
 class Board:

@@ -10,10 +10,10 @@ from torch import Tensor
 from toy_corpus import load
 
 from cache_schema.window import WINDOW_BYTES
-from fuse import residence
+from fuse import placement
 from fuse.archs import hff
 from fuse.data import Dataset, Selection, Splits
-from fuse.residence import bytes_of, describe_device, resident, window_for
+from fuse.placement import bytes_of, describe_device, on_device, window_for
 
 
 def data_tensors(data: Dataset) -> list[Tensor]:
@@ -31,7 +31,7 @@ def test_a_tensor_is_moved_once(toy_store: Path) -> None:
     """`meta` stands for another device: moving there makes new tensors."""
     splits = load(toy_store, "toy", hff.PREFERS)[0]
     folds: dict[str, Selection] = {"one": splits, "two": Splits(splits.val, splits.train, splits.open_test())}
-    moved = resident(folds, torch.device("meta"))
+    moved = on_device(folds, torch.device("meta"))
     assert all(x.is_meta for fold in moved.values() for x in data_tensors(fold.train))
     one, two = moved["one"], moved["two"]
     assert isinstance(one, Splits) and isinstance(two, Splits)
@@ -55,12 +55,12 @@ def test_a_cpu_has_nothing_to_describe() -> None:
 
 
 def test_windows_where_the_data_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(residence, "free_memory", lambda: 1000)
+    monkeypatch.setattr(placement, "free_memory", lambda: 1000)
     device = torch.device("cpu")
     assert window_for(600, device, None) is None and window_for(700, device, None) == WINDOW_BYTES
     assert window_for(1, device, 50) == 50
-    monkeypatch.setattr(residence, "free_memory", lambda: None)
+    monkeypatch.setattr(placement, "free_memory", lambda: None)
     assert window_for(10**15, device, None) is None, "where nobody knows, they are read"
     monkeypatch.undo()
-    free = residence.free_memory()
+    free = placement.free_memory()
     assert free is None or free > 2**20

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from cache_schema.errors import SettingsError
 from cache_schema.registry import unknown_name
 from fuse import metrics
-from fuse.active_experts import ActiveAdam, mixtures
 from fuse.data import Dataset
-from fuse.train_config import Group, TrainConfig
+from fuse.training.active_experts import ActiveAdam, mixtures
+from fuse.training.config import Group, TrainConfig
 
 PER_STEP = ("onecycle", "cosine")
 BETA2, EPSILON = 0.999, 1e-8

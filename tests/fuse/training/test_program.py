@@ -18,20 +18,20 @@ from toy_corpus import load, rows_of, utterances
 
 from cache_schema.errors import SettingsError
 from fuse.archs import ARCHS, complementary
-from fuse.checkpoint import Checkpoint
 from fuse.data import Splits, scales
 from fuse.evaluate import evaluate_run
-from fuse.graph import Graphs
-from fuse.loop import Epoch, fit_seeds, reproducible
-from fuse.losses import Loss
 from fuse.model import Model
 from fuse.nn import experts, face_crops, recurrent
-from fuse.optimize import Optimization, most_steps
+from fuse.placement import prepare_cuda
 from fuse.prediction import DivergedError, predict
-from fuse.program import Program
-from fuse.residence import prepare_cuda
 from fuse.train import train_run
-from fuse.train_config import TrainConfig
+from fuse.training.checkpoint import Checkpoint
+from fuse.training.config import TrainConfig
+from fuse.training.graph import Graphs
+from fuse.training.loop import Epoch, fit_seeds, reproducible
+from fuse.training.losses import Loss
+from fuse.training.optimize import Optimization, most_steps
+from fuse.training.program import Program
 
 SMALL: dict[str, dict[str, Any]] = {
     "complementary": {"d": 8, "heads": 2, "gat_heads": 2, "expert_width": 8},

@@ -15,14 +15,14 @@ from toy_corpus import CLASSES, TARGETS, load
 from cache_schema.errors import SettingsError
 from fuse.arch import Architecture, Batch, Output
 from fuse.archs import hff
-from fuse.checkpoint import Checkpoint
 from fuse.data import Splits, scales
-from fuse.loop import Epoch, fit, reproducible
-from fuse.losses import Loss, check
 from fuse.model import Model
-from fuse.optimize import Optimization, most_steps
-from fuse.steps import hide_modalities
-from fuse.train_config import Group, TrainConfig
+from fuse.training.checkpoint import Checkpoint
+from fuse.training.config import Group, TrainConfig
+from fuse.training.loop import Epoch, fit, reproducible
+from fuse.training.losses import Loss, check
+from fuse.training.optimize import Optimization, most_steps
+from fuse.training.steps import hide_modalities
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ from toy_corpus import TARGETS, load
 from cache_schema.errors import SettingsError
 from fuse.archs import hff
 from fuse.data import Dataset, Splits, scales
-from fuse.loop import Epoch, fit, reproducible
-from fuse.losses import Loss, balanced
 from fuse.model import Model
 from fuse.prediction import DivergedError, predict
-from fuse.steps import permuted
-from fuse.train_config import TrainConfig
+from fuse.training.config import TrainConfig
+from fuse.training.loop import Epoch, fit, reproducible
+from fuse.training.losses import Loss, balanced
+from fuse.training.steps import permuted
 
 SMALL = {"d": 12, "steps": 3, "layers": 1, "heads": 2, "head_width": 4, "speech_channels": (4,), "speech_width": 6}
 FAST = TrainConfig(lr=5e-3, batch_size=16, max_epochs=6)

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from fuse.arch import Batch, Output
-from fuse.draws import Counting, Drawn, Noise
 from fuse.model import Model
+from fuse.training.draws import Counting, Drawn, Noise
 
 Call = Callable[[Callable[[Batch], Output], Batch], Tensor]
 """What is made of a model and a batch."""

@@ -11,8 +11,8 @@ import torch
 from toy_corpus import load
 
 from fuse.archs import hff
-from fuse.buckets import Buckets, cheapest_cuts
 from fuse.data import Dataset
+from fuse.training.buckets import Buckets, cheapest_cuts
 
 
 @pytest.fixture(scope="module")

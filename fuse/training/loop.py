@@ -1,8 +1,8 @@
 """The training loop, the only one: epochs, what is kept of them, and when a seed stops.
 
-How the steps of an epoch are taken is `Steps`: one model's, as they come (`fuse/steps.py`), or those of one or several
-seeds as one program of fixed shapes (`fuse/program.py`). Selection looks at validation alone: the loop is not given the
-test split.
+How the steps of an epoch are taken is `Steps`: one model's, as they come (`steps.py`), or those of one or several seeds
+as one program of fixed shapes (`program.py`). Selection looks at validation alone: the loop is not given the test
+split.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from fuse import metrics
-from fuse.checkpoint import Checkpoint
 from fuse.data import Dataset
-from fuse.losses import check
 from fuse.model import Model
-from fuse.optimize import Optimization, most_steps
 from fuse.prediction import Seen
-from fuse.steps import PlainSteps
-from fuse.timing import NoTiming
-from fuse.train_config import TrainConfig
+from fuse.training.checkpoint import Checkpoint
+from fuse.training.config import TrainConfig
+from fuse.training.losses import check
+from fuse.training.optimize import Optimization, most_steps
+from fuse.training.steps import PlainSteps
+from fuse.training.timing import NoTiming
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +48,7 @@ class Steps(Protocol):
 
     @property
     def per_epoch(self) -> int | None:
-        """Steps of an epoch where rates are read from tensors (`fuse.optimize.Optimization`), else None."""
+        """Steps of an epoch where rates are read from tensors (`fuse.training.optimize.Optimization`), else None."""
 
     def begin(self, number: int, stage: str | None, optimizations: Sequence[Optimization]) -> None:
         """A stage begins: its number and name, and what moves each model."""
@@ -191,7 +191,7 @@ def fit(
         config: the settings.
         seed: shuffles the batches.
         progress, checkpoint: as for `fit_seeds`.
-        timing: measures where the time goes (`fuse.timing.Timing`); None: nothing does.
+        timing: measures where the time goes (`fuse.training.timing.Timing`); None: nothing does.
 
     Raises:
         DivergedError: a loss or a gradient is not finite; says at which step, in which utterances and where.

@@ -1,6 +1,6 @@
 """One model's steps of training, one after the other, each with the shapes and the random numbers that come up.
 
-What the loop (`fuse/loop.py`) asks of it and of `fuse.program.Program` is the same: see `fuse.loop.Steps`.
+What the loop (`loop.py`) asks of it and of `fuse.training.program.Program` is the same: see `fuse.training.loop.Steps`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from cache_schema.errors import MerError
 from fuse.arch import Batch
 from fuse.data import Dataset
-from fuse.losses import Loss
 from fuse.model import Model
-from fuse.optimize import Optimization
 from fuse.precision import computing, widened
 from fuse.prediction import DivergedError, Seen, culprit, predict
-from fuse.timing import NoTiming
-from fuse.train_config import TrainConfig
+from fuse.training.config import TrainConfig
+from fuse.training.losses import Loss
+from fuse.training.optimize import Optimization
+from fuse.training.timing import NoTiming
 
 
 class PlainSteps:

@@ -1,4 +1,4 @@
-"""From the feature store to a resident dataset: which features, which utterances, what was left out and why."""
+"""Reads a dataset from the feature store: which features, which utterances, what was left out and why."""
 
 from __future__ import annotations
 
@@ -255,13 +255,6 @@ class Reader:
         return found
 
 
-def resident(dataset: str, utterances: Sequence[Utterance], target: Target, chosen: Mapping[str, Feature]) -> Dataset:
-    """All utterances' features and labels as flat tensors; failed and absent ones have length 0."""
-    data = labelled(dataset, utterances, target, chosen)
-    _require_some(data)
-    return data
-
-
 def labelled(
     dataset: str,
     utterances: Sequence[Utterance],
@@ -269,7 +262,7 @@ def labelled(
     chosen: Mapping[str, Feature],
     frames: bool = True,
 ) -> Dataset:
-    """The same of utterances of which nobody need have every modality."""
+    """All utterances' features and labels as flat tensors; failed and absent ones have length 0."""
     data = unlabelled(dataset, utterances, target, chosen, frames)
     dtype = torch.int64 if target.kind == "classification" else torch.float32
     return replace(data, labels=torch.tensor([label_of(u, target) for u in utterances], dtype=dtype))

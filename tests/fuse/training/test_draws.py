@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fuse.draws import Counting, Drawn, NotDrawnBeforeError
+from fuse.training.draws import Counting, Drawn, NotDrawnBeforeError
 
 X = torch.arange(12.0).view(2, 3, 2) + 1
 
