@@ -1,0 +1,120 @@
+"""Matrix products in float32 on a CPU, through oneDNN where torch's own way is slow.
+
+On x86 torch multiplies float32 matrices with MKL, which keeps AVX-512 for Intel's processors: on an AMD EPYC with
+AVX-512 it reaches 106 GFLOP/s on one core, oneDNN, which torch carries as well, 230 (`python -m bench.products`).
+So `accelerate` gives a model's linear layers a product of their own; both compute in IEEE float32, and differ by
+rounding alone. Whatever oneDNN is not meant for here (other types, autocast, GPUs, `torch.func`, small products) stays
+torch's, and all of it does where `torch.backends.mkldnn` is switched off.
+
+Axes: ... stands for any axes, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Module = TypeVar("Module", bound=nn.Module)
+LEAST = 2**21
+"""Multiplications from which on a product gains more than the detour costs."""
+
+
+def accelerate(model: Module, *alike: type[nn.Linear]) -> Module:
+    """The same model, its linear layers computing as `Linear` does. Parameters and their names stay.
+
+    Args:
+        model: any; a subclass of `nn.Linear` in it stays what it is.
+        alike: subclasses that compute what `nn.Linear` does, and are to change too.
+    """
+    for part in model.modules():
+        if type(part) in (nn.Linear, *alike):
+            part.__class__ = Linear
+    return model
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` with the products of this file."""
+
+    def forward(self, x: Float[Tensor, "... I"]) -> Float[Tensor, "... O"]:
+        """x W' + b."""
+        if not suits(x, self.weight):
+            return F.linear(x, self.weight, self.bias)
+        if torch.is_grad_enabled():
+            y: Tensor = Product.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
+            return y
+        return product(x, self.weight, self.bias)
+
+
+class Product(torch.autograd.Function):
+    """x W' + b and its gradients, each of them one product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What `nn.Linear` computes."""
+        ctx.save_for_backward(x, weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Of x, the weight and the bias, where they are needed."""
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        rows = gradient.reshape(-1, gradient.shape[-1]).contiguous()
+        return (
+            product(rows, weight.t()).view_as(x) if of_x else None,
+            product(rows.t(), x.reshape(-1, x.shape[-1]).contiguous().t()) if of_weight else None,
+            rows.sum(dim=0) if of_bias else None,
+        )
+
+
+def product(x: Float[Tensor, "... I"], weight: Float[Tensor, "O I"], bias: Tensor | None = None) -> Tensor:
+    """x W' + b by oneDNN, which would take hundreds of times as long for an operand that is not dense, as a slice."""
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(dense(x), dense(weight), bias, "none", [], "")
+    return y
+
+
+def dense(x: Tensor) -> Tensor:
+    """The tensor without gaps, as a matrix the other way round too."""
+    return x if x.ndim == 2 and x.t().is_contiguous() else x.contiguous()
+
+
+def suits(x: Tensor, weight: Tensor) -> bool:
+    """Whether this product is one that oneDNN does faster."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype is weight.dtype is torch.float32
+        and x.numel() * len(weight) >= LEAST
+        and pays()
+        and torch._C._get_mkldnn_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+@functools.cache
+def pays() -> bool:
+    """Whether torch's own products are the slow ones here: MKL on a processor with AVX-512 that is not Intel's."""
+    return (
+        torch._C.has_mkl
+        and torch._C._has_mkldnn
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        and vendor() == "AuthenticAMD"
+    )
+
+
+def vendor() -> str:
+    """Who made the processor, as it says itself: GenuineIntel, AuthenticAMD, ...; empty where it does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor().rpartition(", ")[2]  # Windows: "AMD64 Family 25 Model 33 Stepping 2, AuthenticAMD"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
