@@ -179,7 +179,7 @@ def extract(
 
     Example: mer extract --dataset meld --root /data/MELD.Raw --encoders roberta,mfcc,resnet
     """
-    from extract.quarantine import DecodeLimits
+    from extract.decoding.quarantine import DecodeLimits
     from extract.run import extract as run_extract
 
     limits = DecodeLimits.parse({"seconds": decode_seconds, "gigabytes": decode_gb}, "decoding")
@@ -299,9 +299,9 @@ def demo(
 
     Example: mer demo --seeds 3 --out demo
     """
-    from extract.random_weights import make_random_checkpoint
     from extract.run import extract as run_extract
     from extract.synthetic import make_corpus, sentences
+    from extract.weights.random_weights import make_random_checkpoint
     from fuse.train import train_run
     from fuse.training.workers import Workers
 

@@ -51,8 +51,8 @@ from extract import pipeline
 from extract.encoder import Clip
 from extract.encoders import ENCODERS
 from extract.frozen import inference, quiet
-from extract.random_weights import make_random_checkpoint
 from extract.run import Report, extract
+from extract.weights.random_weights import make_random_checkpoint
 
 TOGETHER = ("roberta", "hubert", "vit")
 BATCH_SIZES = {"roberta": (16, 64), "hubert": (1, 4), "vit": (4, 8, 16)}

@@ -19,14 +19,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from cache_schema.samples import Utterance
 from extract import pipeline
-from extract.checkpoints import Checkpoint, resolve
 from extract.datasets import DATASETS
+from extract.decoding.media import decode, probe
 from extract.encoders import ENCODERS
-from extract.media import decode, probe
-from extract.random_weights import SENTENCES
 from extract.run import Report, extract
 from extract.synthetic import SyntheticSpec, make_corpus
 from extract.vision import Pixels
+from extract.weights.checkpoints import Checkpoint, resolve
+from extract.weights.random_weights import SENTENCES
 
 MODELS: Mapping[str, str] = {
     "roberta": "RobertaModel",

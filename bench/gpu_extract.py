@@ -40,10 +40,10 @@ from bench.extraction import (
     utterances_of,
 )
 from bench.store import Table
+from extract.decoding.media import decode
 from extract.encoders import ENCODERS
 from extract.frozen import inference, quiet
-from extract.media import decode
-from extract.random_weights import make_random_checkpoint
+from extract.weights.random_weights import make_random_checkpoint
 
 TOGETHER = ("roberta", "hubert", "vit")
 BATCH_SIZES = {"roberta": (64, 256, 1024), "hubert": (16, 64, 256), "vit": (64, 256, 512)}

@@ -26,7 +26,8 @@ from bench.extraction import MODELS, Extraction, Stopwatch, checkpoint_of, confi
 from bench.store import Table
 from cache_schema.errors import MerError
 from cache_schema.samples import Utterance
-from extract import pipeline, quarantine
+from extract import pipeline
+from extract.decoding import quarantine
 from extract.encoder import Clip, FrameRequest, Needs
 from extract.encoders import ENCODERS
 from extract.faces import face_model, find_faces, follow

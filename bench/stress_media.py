@@ -35,8 +35,9 @@ from cache_schema.canonical import sha256_hex
 from cache_schema.errors import MerError
 from cache_schema.samples import Utterance
 from cache_schema.store import FeatureStore
-from extract import media, pipeline, quarantine
+from extract import pipeline
 from extract.datasets import DATASETS
+from extract.decoding import media, quarantine
 from extract.encoder import FrameRequest, Needs
 from extract.run import extract
 from extract.synthetic import SyntheticSpec, make_corpus

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_schema.errors import SettingsError
-from extract.checkpoints import Checkpoint
 from extract.frozen import inference, load
+from extract.weights.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor

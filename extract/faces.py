@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from cache_schema.canonical import canonical_bytes, sha256_hex
 from cache_schema.errors import SettingsError, first_line
-from extract.cache import cache_folder
+from extract.weights.cache import cache_folder
 
 VERSION = 1
 """Raised whenever a change of code changes which face is taken, its numbers or its square."""

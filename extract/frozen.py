@@ -17,7 +17,7 @@ from cache_schema.rows import Failed
 from extract.encoder import EncoderConfig
 
 if TYPE_CHECKING:
-    from extract.checkpoints import Checkpoint
+    from extract.weights.checkpoints import Checkpoint
 
 UTTERANCES_PER_SECOND = 0.3
 """Of conversation (MELD: 3.2 s each): what segments of pooled features are sized with."""

@@ -29,10 +29,10 @@ from cache_schema.registry import unknown_name
 from cache_schema.rows import Absent, Failed, Row
 from cache_schema.samples import Utterance
 from cache_schema.writer import FeatureWriter
-from extract.checkpoints import Checkpoint
+from extract.decoding.quarantine import DEFAULT_LIMITS, DecodeLimits, decode
 from extract.encoder import Clip, Encoder, EncoderConfig, Needs
 from extract.provenance import provenance
-from extract.quarantine import DEFAULT_LIMITS, DecodeLimits, decode
+from extract.weights.checkpoints import Checkpoint
 
 DECODE_BUDGET_BYTES = 192 << 20
 """Decoded sound and pictures in one window; two windows are held at a time."""

@@ -25,11 +25,11 @@ from cache_schema.errors import SettingsError
 from cache_schema.parts import Samples
 from cache_schema.samples import Utterance
 from extract.alignment import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, load_whisper, require_language
-from extract.checkpoints import Checkpoint, resolve
+from extract.decoding.quarantine import decode
 from extract.encoder import Needs
 from extract.encoders import words
 from extract.frozen import inference
-from extract.quarantine import decode
+from extract.weights.checkpoints import Checkpoint, resolve
 
 CHUNK = 500
 """Utterances after which what was recognised is kept."""

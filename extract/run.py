@@ -15,15 +15,16 @@ from cache_schema.parts import Samples
 from cache_schema.registry import unknown_name
 from cache_schema.samples import Utterance
 from cache_schema.store import FeatureStore
-from extract import checkpoints, cluster, pipeline, recognition
+from extract import cluster, pipeline, recognition
 from extract.card import put_card
 from extract.cluster import WorkerReport
 from extract.dataset import Enumeration
 from extract.datasets import DATASETS
+from extract.decoding.quarantine import DEFAULT_LIMITS, DecodeLimits, probe
 from extract.encoders import ENCODERS
 from extract.pipeline import Job, Progress, Timing
-from extract.quarantine import DEFAULT_LIMITS, DecodeLimits, probe
 from extract.sources import replaced
+from extract.weights import checkpoints
 
 
 @dataclass(frozen=True)

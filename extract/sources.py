@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema.store import FeatureStore
+from extract.decoding.streams import StreamError
 from extract.physiology.signals import digest_of
-from extract.streams import StreamError
 
 
 @dataclass(frozen=True)

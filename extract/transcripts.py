@@ -18,9 +18,9 @@ from cache_schema.errors import SettingsError
 from cache_schema.feature_spec import ArraySpec, FeatureSpec
 from cache_schema.rows import Failed, Row
 from extract.batching import Batches, budget_for, to_device
-from extract.checkpoints import Checkpoint
 from extract.encoder import Clip, EncoderConfig
 from extract.frozen import feature_spec, load, stored
+from extract.weights.checkpoints import Checkpoint
 
 WORD_PIECE_FORMS = (("tokenizer.json",), ("vocab.txt",))
 """The files of a BERT tokenizer."""

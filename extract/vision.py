@@ -19,9 +19,9 @@ from cache_schema.feature_spec import MASK, ArraySpec
 from cache_schema.rows import Failed, Row
 from extract import faces
 from extract.batching import Arrays, Batches, to_device
-from extract.checkpoints import Checkpoint
 from extract.encoder import Clip, FrameRequest, VisionConfig
 from extract.frozen import stored
+from extract.weights.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor

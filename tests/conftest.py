@@ -42,7 +42,7 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of small random checkpoints of every encoder that has weights."""
     from extract.encoders import ENCODERS
-    from extract.random_weights import make_random_checkpoint
+    from extract.weights.random_weights import make_random_checkpoint
 
     folder = tmp_path_factory.mktemp("weights")
     for name in ENCODERS.names():

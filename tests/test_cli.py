@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import cli
-from extract.random_weights import make_random_checkpoint
+from extract.weights.random_weights import make_random_checkpoint
 
 COUNTS = {"name", "fingerprint", "samples", "written", "skipped", "failed", "encoded"}
 

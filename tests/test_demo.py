@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from cli import DEMO_ENCODERS, DEMO_EXTRACTION, DEMO_SETTINGS
-from extract.checkpoints import resolve
 from extract.encoders import ENCODERS
-from extract.random_weights import make_random_checkpoint
 from extract.run import extract
 from extract.synthetic import SyntheticSpec, make_corpus, sentences
+from extract.weights.checkpoints import resolve
+from extract.weights.random_weights import make_random_checkpoint
 from fuse.train import train_run
 
 CHANCE = 1 / 7

@@ -20,10 +20,10 @@ import pytest
 
 from cache_schema.errors import DataError, MerError, SettingsError
 from extract.dataset import read_csv, read_text
-from extract.random_weights import make_random_checkpoint
 from extract.recognition import Heard, Recogniser
 from extract.run import extract
 from extract.synthetic import SyntheticSpec, make_corpus
+from extract.weights.random_weights import make_random_checkpoint
 from fuse import run_files
 from fuse.hub import save_pretrained
 from fuse.run import load
@@ -197,7 +197,7 @@ def test_a_long_clip_is_cut_at_pauses_and_whisper_writes_what_is_said(
 
 def test_a_very_long_clip_is_heard_piece_by_piece(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from extract import clips
-    from extract.windows import Cutting
+    from extract.clips.windows import Cutting
 
     root, (clip,) = clips.open_clips([talk])
     whole = clips.cut(clip, root, None, Cutting()).utterances
@@ -209,7 +209,7 @@ def test_a_very_long_clip_is_heard_piece_by_piece(talk: Path, monkeypatch: pytes
 
 def test_a_transcript_of_a_longer_clip_is_refused(talk: Path, tmp_path: Path) -> None:
     from extract import clips
-    from extract.windows import Cutting
+    from extract.clips.windows import Cutting
 
     root, (clip,) = clips.open_clips([talk])
     for start, end in ((19.0, 21.0), (20.2, 20.4)):
@@ -220,7 +220,7 @@ def test_a_transcript_of_a_longer_clip_is_refused(talk: Path, tmp_path: Path) ->
 
 def test_an_empty_transcript_is_as_none_and_said(clip: Path, tmp_path: Path) -> None:
     from extract import clips
-    from extract.windows import Cutting
+    from extract.clips.windows import Cutting
 
     (tmp_path / "none.txt").write_text(" \n")
     root, (opened,) = clips.open_clips([clip])
@@ -483,7 +483,7 @@ def test_errors_are_one_line(
 
 def test_features_that_were_imported_cannot_be_made_again(store: Path) -> None:
     from cache_schema.store import FeatureStore
-    from extract.matching import match
+    from extract.clips.matching import match
 
     spec = FeatureStore.open(store).feature("meld", "mfcc").spec
     with pytest.raises(SettingsError, match=r"reads glove as speech.*imported"):

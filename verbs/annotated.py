@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cache_schema.errors import MerError, SettingsError, first_line
 from cache_schema.samples import Utterance
 from extract.clips import Clip
-from extract.containers import open_container
+from extract.decoding.containers import open_container
 from fuse.answers import Answer
 from verbs.prediction import Prediction, in_words
 

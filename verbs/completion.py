@@ -46,7 +46,7 @@ def encoders(ctx: click.Context, incomplete: str) -> list[str]:
 @_quiet
 def models(ctx: click.Context, incomplete: str) -> list[str]:
     """Checkpoints."""
-    from extract.models import names
+    from extract.weights.models import names
 
     return names()
 

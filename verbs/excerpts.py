@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from cache_schema.errors import MerError, SettingsError
 from cache_schema.samples import Utterance
+from extract.decoding.quarantine import decode
 from extract.encoder import FrameRequest, Needs
-from extract.quarantine import decode
 from fuse.report.evidence import Evidence
 from fuse.report.look import where
 from fuse.report.page import Excerpt

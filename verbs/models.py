@@ -31,7 +31,7 @@ def models_list(weights: Weights = None, as_json: AsJson = False) -> None:
 
     Example: mer models list --weights /shared/weights
     """
-    from extract.models import listing
+    from extract.weights.models import listing
 
     found = listing(weights)
     if as_json:
@@ -64,7 +64,7 @@ def models_pull(
 
     Example: mer models pull roberta hubert --to /shared/weights
     """
-    from extract.models import pull
+    from extract.weights.models import pull
 
     found = pull(names or [], to, revision, say)
     if as_json:
@@ -87,8 +87,8 @@ def models_verify(
 
     Example: mer models verify --weights /shared/weights --golden
     """
-    from extract.golden import compare
-    from extract.models import BAD, verify
+    from extract.weights.golden import compare
+    from extract.weights.models import BAD, verify
 
     verdicts = verify(names or [], weights)
     rows = [asdict(verdict) for verdict in verdicts]

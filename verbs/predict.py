@@ -53,7 +53,7 @@ def predict(
     Example: mer predict talk.mp4 --model runs/hff-meld-1 --transcript talk.srt
     """
     from extract.alignment import require_language
-    from extract.windows import Cutting
+    from extract.clips.windows import Cutting
     from verbs.prediction import predict as run_predict
 
     if as_json and as_csv:

@@ -22,10 +22,10 @@ from cache_schema.errors import SettingsError
 from cache_schema.samples import Utterance
 from cache_schema.store import FeatureStore
 from extract.clips import DATASET, Clip, cut, extract_clips, listen, open_clips
-from extract.matching import match
+from extract.clips.matching import match
+from extract.clips.windows import Cutting
 from extract.pipeline import resolve_device
 from extract.recognition import Recogniser, is_wanted, whisper_checkpoint
-from extract.windows import Cutting
 from fuse.answers import Answer, Trained, answer, open_trained
 
 Progress = Callable[[int, int, int], None]
@@ -133,7 +133,7 @@ def predict(
         clips: files of video or sound.
         model: a run's folder, an exported model's, or `hf:ORG/NAME[@REVISION]`.
         seed: one of the run's seeds; None: all of them as an ensemble.
-        transcripts: a file for each clip, in their order, or none at all (`extract/subtitles.py`).
+        transcripts: a file for each clip, in their order, or none at all (`extract/clips/subtitles.py`).
         weights: where the encoders' weights are, as `mer extract` has it; None: what the run was trained on.
         cutting: how long clips are cut into windows; None: the defaults.
         recognise: let Whisper write what has no transcript, where the model reads text; else text is masked there.

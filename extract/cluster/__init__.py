@@ -31,9 +31,9 @@ from cache_schema.storage.location import absolute_location
 from cache_schema.store import FeatureStore
 from extract.cluster.dispatch import Dispatch
 from extract.cluster.worker import Done, Feature, Work, topic
+from extract.decoding.quarantine import DecodeLimits
 from extract.pipeline import Job, Progress, stretches_of, unfinished
 from extract.provenance import versions
-from extract.quarantine import DecodeLimits
 
 SILENT = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical"}
 CONNECT_SECONDS = 10.0

@@ -19,9 +19,9 @@ from typing import IO, TYPE_CHECKING, NoReturn
 from cache_schema.errors import DataError
 from cache_schema.rows import Failed, Row
 from cache_schema.samples import Utterance
+from extract.decoding.quarantine import decode
 from extract.encoder import Clip
 from extract.pipeline import Job
-from extract.quarantine import decode
 
 if TYPE_CHECKING:
     from extract.cluster.worker import Site

@@ -23,12 +23,12 @@ from cache_schema.feature_spec import FeatureSpec
 from cache_schema.plan import Segment
 from cache_schema.store import FeatureStore
 from extract import pipeline
-from extract.checkpoints import Checkpoint
+from extract.decoding.quarantine import DecodeLimits
 from extract.encoder import EncoderConfig
 from extract.encoders import ENCODERS
 from extract.pipeline import DECODE_THREADS, Job, SegmentWriter, wanted_rows
 from extract.provenance import versions
-from extract.quarantine import DecodeLimits
+from extract.weights.checkpoints import Checkpoint
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema.feature_spec import FeatureSpec, Modality
-from extract.checkpoints import TOKENIZER, Checkpoint, HubCheckpoint
 from extract.encoder import Languages, Needs
 from extract.transcripts import WORD_PIECE_FORMS, TextConfig, TokenEncoder, describe_tokens, write_word_pieces
+from extract.weights.checkpoints import TOKENIZER, Checkpoint, HubCheckpoint
 
 SUMMARY = "BERT: a vector per token of the transcript, with the tokens' character offsets"
 MODALITY: Modality = "text"

@@ -22,9 +22,9 @@ from cache_schema.errors import SettingsError
 from cache_schema.feature_spec import ArraySpec, FeatureSpec, Modality
 from cache_schema.rows import Failed, Row
 from extract.batching import Batches, budget_for, to_device
-from extract.checkpoints import PREPROCESSOR, Checkpoint, HubCheckpoint
 from extract.encoder import Clip, EncoderConfig, Languages, Needs
 from extract.frozen import feature_spec, load, stored
+from extract.weights.checkpoints import PREPROCESSOR, Checkpoint, HubCheckpoint
 
 SUMMARY = "HuBERT: a vector per 20 ms of speech"
 MODALITY: Modality = "speech"

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from cache_schema.feature_spec import ArraySpec, FeatureSpec, Modality
 from cache_schema.rows import Row
 from extract.batching import Batches, budget_for
-from extract.checkpoints import PREPROCESSOR, Checkpoint, HubCheckpoint
 from extract.encoder import Clip, Languages, Needs, VisionConfig
 from extract.frozen import feature_spec, load
 from extract.vision import Pixels, encode_frames, face_assets, with_mask
+from extract.weights.checkpoints import PREPROCESSOR, Checkpoint, HubCheckpoint
 
 SUMMARY = "ResNet: the average-pooled feature map of each video frame"
 MODALITY: Modality = "vision"

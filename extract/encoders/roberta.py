@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema.feature_spec import FeatureSpec, Modality
-from extract.checkpoints import TOKENIZER, Checkpoint, HubCheckpoint
 from extract.encoder import Languages, Needs
 from extract.transcripts import TextConfig, TokenEncoder, describe_tokens
+from extract.weights.checkpoints import TOKENIZER, Checkpoint, HubCheckpoint
 
 SUMMARY = "RoBERTa: a vector per token of the transcript, with the tokens' character offsets"
 MODALITY: Modality = "text"

@@ -23,10 +23,10 @@ from cache_schema.errors import SettingsError
 from cache_schema.feature_spec import ArraySpec, FeatureSpec, Modality
 from cache_schema.rows import Row
 from extract.batching import Batches, budget_for
-from extract.checkpoints import PREPROCESSOR, Checkpoint, HubCheckpoint
 from extract.encoder import Clip, Languages, Needs, VisionConfig
 from extract.frozen import feature_spec, load
 from extract.vision import Pixels, encode_frames, face_assets, with_mask
+from extract.weights.checkpoints import PREPROCESSOR, Checkpoint, HubCheckpoint
 
 SUMMARY = "ViT: the class token of each video frame, on request with a grid of patch tokens"
 MODALITY: Modality = "vision"

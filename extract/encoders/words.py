@@ -33,9 +33,9 @@ from extract.alignment import (
     words_of,
 )
 from extract.batching import budget_for
-from extract.checkpoints import Checkpoint, HubCheckpoint
 from extract.encoder import Clip, EncoderConfig, Languages, Needs
 from extract.frozen import feature_spec
+from extract.weights.checkpoints import Checkpoint, HubCheckpoint
 
 SUMMARY = "Whisper: when each word of the transcript is spoken, by forced alignment, or as the corpus says"
 MODALITY: Modality = "text"

@@ -11,9 +11,9 @@ import numpy as np
 
 from cache_schema.rows import Absent
 from cache_schema.samples import Utterance
+from extract.decoding.quarantine import decode
 from extract.encoder import Clip, Needs
 from extract.health.finding import Examined, Finding, across, few
-from extract.quarantine import decode
 
 SHORTEST, LONGEST = 0.3, 60.0
 """Seconds; MELD's utterances are within."""

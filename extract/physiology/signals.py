@@ -10,9 +10,9 @@ from pathlib import Path
 from cache_schema.errors import first_line
 from cache_schema.rows import Absent, Failed
 from cache_schema.samples import Utterance
-from extract.containers import require_file
+from extract.decoding.containers import require_file
+from extract.decoding.streams import is_short
 from extract.physiology import Recording, SignalRequest, Signals, named, on_clock
-from extract.streams import is_short
 
 RECORDINGS_AT_HAND = 1
 """Whole recordings that a process keeps: a subject's utterances follow one another. DEAP's take 100 MB each."""

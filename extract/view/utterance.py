@@ -119,8 +119,8 @@ def _clip_panels(
         found.append(Panel(1.4, lambda axes: _pictures(axes, pictures, rate, seconds, "face crops")))
     if root is None:
         return found
+    from extract.decoding.quarantine import decode
     from extract.encoder import FrameRequest, Needs
-    from extract.quarantine import decode
 
     request = FrameRequest(THUMBNAILS / seconds, "whole", SIDE)
     clip = decode(root, utterance, [Needs(audio_hz=SOUND_HZ), Needs(frames=request)])

@@ -15,12 +15,12 @@ from cache_schema.errors import SettingsError
 from cache_schema.feature_spec import MODALITIES
 from cache_schema.rows import Failed
 from cache_schema.samples import Utterance
-from extract.checkpoints import Checkpoint, resolve
 from extract.encoder import Clip, EncoderConfig, Needs
 from extract.encoders import ENCODERS
 from extract.faces import Face, FaceTrack
 from extract.physiology import Signals
-from extract.random_weights import SENTENCES, make_random_checkpoint
+from extract.weights.checkpoints import Checkpoint, resolve
+from extract.weights.random_weights import SENTENCES, make_random_checkpoint
 
 SECONDS = (1.0, 0.3, 2.2, 1.0, 0.7, 3.1)
 
@@ -220,7 +220,7 @@ def test_describing_loads_no_weights(module: ModuleType, checkpoint: Checkpoint 
     name = name_of(module)
     resolved = f"resolve({name!r}, m.HUB, {str(checkpoint.folder)!r})" if checkpoint else "None"
     code = (
-        "import sys; from extract.encoders import ENCODERS; from extract.checkpoints import resolve\n"
+        "import sys; from extract.encoders import ENCODERS; from extract.weights.checkpoints import resolve\n"
         f"m = ENCODERS.load({name!r}); c, k = m.Config(**{given(module)}), {resolved}\n"
         "m.describe(c, k).fingerprint(); m.needs(c, k)\n"
         "sys.exit(' '.join({'torch', 'transformers', 'av', 'cv2'} & set(sys.modules)) or None)"

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from pages import TINY, settle
 
-from extract.random_weights import make_random_checkpoint
 from extract.synthetic import SyntheticSpec, make_corpus
+from extract.weights.random_weights import make_random_checkpoint
 
 ENCODERS = ("roberta", "hubert", "resnet", "vit", "words")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from extract.checkpoints import Checkpoint, resolve
 from extract.encoders import ENCODERS
-from extract.random_weights import make_random_checkpoint
+from extract.weights.checkpoints import Checkpoint, resolve
+from extract.weights.random_weights import make_random_checkpoint
 
 
 @pytest.fixture(scope="session")

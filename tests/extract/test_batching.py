@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from cache_schema.rows import Failed
 from cache_schema.samples import Utterance
 from extract.batching import Batches
-from extract.checkpoints import Checkpoint
 from extract.encoder import Clip, Needs
 from extract.encoders import ENCODERS
+from extract.weights.checkpoints import Checkpoint
 
 MODELS = ("roberta", "hubert", "vit", "resnet")
 

@@ -16,12 +16,12 @@ from cache_schema.rows import Absent, Failed
 from cache_schema.samples import Utterance
 from cache_schema.store import FeatureStore
 from extract import faces
+from extract.decoding.media import decode
+from extract.decoding.streams import FacePictures
 from extract.encoder import Clip, FrameRequest, Needs
 from extract.encoders import face_crops, landmarks
 from extract.faces import Face, FaceTrack, find_faces, follow
-from extract.media import decode
 from extract.run import extract
-from extract.streams import FacePictures
 
 CROPS, POINTS = FrameRequest(5.0, "face", 64), FrameRequest(5.0, "face", None)
 
@@ -152,7 +152,7 @@ def test_a_clock_that_sees_no_face_leaves_the_others_theirs(
         seen.append(1)
         return [face(10, 10, 40)] if len(seen) == 1 else []
 
-    monkeypatch.setattr("extract.streams.find_faces", once)
+    monkeypatch.setattr("extract.decoding.streams.find_faces", once)
     monkeypatch.setattr(FacePictures, "MOST_BYTES", most_bytes)
     clip = next(path for path in sorted(small_corpus.rglob("*.mp4")))
     fast, slow = (Needs(frames=FrameRequest(fps, "face", 32)) for fps in (10.0, 2.0))

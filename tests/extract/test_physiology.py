@@ -11,11 +11,11 @@ import pytest
 from cache_schema.errors import DataError
 from cache_schema.rows import Absent, Failed
 from cache_schema.samples import Utterance
-from extract import media, quarantine
+from extract.decoding import media, quarantine
+from extract.decoding.quarantine import DecodeLimits
 from extract.encoder import Needs
 from extract.physiology import Channel, Recording, SignalRequest, on_clock, recordings
 from extract.physiology.signals import decode_signals
-from extract.quarantine import DecodeLimits
 
 
 def request(*channels: str, clock_hz: float = 32.0, baseline_seconds: float = 0.0, raw: bool = True) -> SignalRequest:

@@ -16,10 +16,10 @@ import torch
 from cache_schema.errors import SettingsError
 from cache_schema.store import FeatureStore
 from extract import recognition
-from extract.checkpoints import Checkpoint
-from extract.random_weights import MARKER
 from extract.recognition import Recogniser, name_of
 from extract.run import extract
+from extract.weights.checkpoints import Checkpoint
+from extract.weights.random_weights import MARKER
 
 LONG, SHORT = " Good night, and thank you.", " We will meet at nine."
 

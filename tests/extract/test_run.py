@@ -11,10 +11,10 @@ import pytest
 
 from cache_schema.errors import DataError
 from cache_schema.store import FeatureStore
-from extract.checkpoints import Checkpoint
 from extract.dataset import Probe, sound_seconds
 from extract.datasets import folder
 from extract.run import extract
+from extract.weights.checkpoints import Checkpoint
 
 LISTED = "id,path\na,a.wav\n"
 

@@ -23,7 +23,7 @@ from cache_schema.errors import MerError, SettingsError
 from cache_schema.rows import Absent, Row
 from cache_schema.samples import Corpus, Utterance
 from cache_schema.store import FeatureStore
-from extract import golden
+from extract.weights import golden
 from fuse import run_files
 from fuse.report.drawings import bars, graph, heat, over_time
 from fuse.report.evidence import gather

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Protocol
 
 from cache_schema.errors import DataError
-from extract.containers import require_file
+from extract.decoding.containers import require_file
+from extract.decoding.streams import StreamError
 from extract.physiology import Recording
 from extract.physiology.recordings import deap as deap
 from extract.physiology.recordings import e4 as e4
 from extract.physiology.recordings import table as table
-from extract.streams import StreamError
 
 
 class Form(Protocol):

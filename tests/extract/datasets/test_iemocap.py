@@ -15,8 +15,8 @@ from cache_schema.errors import DataError
 from cache_schema.store import FeatureStore
 from extract.dataset import Enumeration
 from extract.datasets import iemocap
+from extract.decoding.media import decode
 from extract.encoder import FrameRequest, Needs
-from extract.media import decode
 from extract.run import extract
 
 LEFT_GREY, RIGHT_GREY = 40, 200

@@ -17,8 +17,8 @@ from cache_schema.errors import DataError
 from cache_schema.rows import Failed
 from extract.dataset import Enumeration
 from extract.datasets import mosi
+from extract.decoding.media import decode, probe
 from extract.encoder import FrameRequest, Needs
-from extract.media import decode, probe
 
 FIVE = FrameRequest(5.0, "whole", 16)
 FOLDS = {"train": ["03bSnISJMiM", "-3g5yACwYnA"], "valid": ["_dI--eQ6qVU"], "test": ["tmZoasNr4rU"]}

@@ -97,7 +97,7 @@ def test_a_code_that_does_not_exist_is_named(tmp_path: Path, name: str, message:
 
 
 def test_real_files_are_read(test_data: Path) -> None:
-    from extract.media import probe
+    from extract.decoding.media import probe
 
     found = ravdess.enumerate_corpus(test_data / "ravdess", probe)
     assert len(found.utterances) == 64

@@ -12,9 +12,9 @@ import torch
 from cache_schema.errors import SettingsError
 from cache_schema.rows import Failed
 from cache_schema.samples import Utterance
-from extract.checkpoints import Checkpoint, resolve
 from extract.encoder import Clip
 from extract.encoders import hubert
+from extract.weights.checkpoints import Checkpoint, resolve
 
 LENGTHS = (16000, 400, 16001, 35200, 719, 720, 16000, 8000)
 FLOAT32 = hubert.Config(output_dtype="float32")

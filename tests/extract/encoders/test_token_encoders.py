@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from cache_schema.errors import SettingsError
 from cache_schema.rows import Failed
 from cache_schema.samples import Utterance
-from extract.checkpoints import Checkpoint, resolve
 from extract.encoder import Clip
 from extract.encoders import ENCODERS, roberta
 from extract.transcripts import TokenEncoder
+from extract.weights.checkpoints import Checkpoint, resolve
 
 TEXTS = ("Why would you do that?", "ok", "I am so happy today, you know! " * 5, "Ünïcödé and 😀 and 한국어", "“quoted”")
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from cache_schema.errors import SettingsError
 from cache_schema.samples import Utterance
-from extract.checkpoints import Checkpoint, resolve
 from extract.encoder import Clip, FrameRequest
 from extract.encoders import resnet, vit
 from extract.vision import Pixels
+from extract.weights.checkpoints import Checkpoint, resolve
 
 SIDE = {"resnet": 64, "vit": 96}
 """Pixels of the small random checkpoints."""

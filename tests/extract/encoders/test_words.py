@@ -16,9 +16,9 @@ from cache_schema.errors import SettingsError
 from cache_schema.rows import Failed
 from cache_schema.samples import Utterance
 from extract.alignment import WINDOW, Window, align, load_whisper, windows, word_times, words_of
-from extract.checkpoints import Checkpoint
 from extract.encoder import Clip
 from extract.encoders import words
+from extract.weights.checkpoints import Checkpoint
 
 TEXT = "we will meet at the station at nine then"
 

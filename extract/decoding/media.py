@@ -20,11 +20,8 @@ from numpy.typing import NDArray
 from cache_schema.errors import MerError, SettingsError, first_line
 from cache_schema.rows import Absent, Failed
 from cache_schema.samples import Utterance
-from extract.containers import open_container, require_file
-from extract.encoder import Clip, FrameRequest, Needs, Stream
-from extract.faces import FaceTrack
-from extract.physiology.signals import decode_signals
-from extract.streams import (
+from extract.decoding.containers import open_container, require_file
+from extract.decoding.streams import (
     TOLERANCE_SHARE,
     MissedSeekError,
     PictureReader,
@@ -34,6 +31,9 @@ from extract.streams import (
     Window,
     is_short,
 )
+from extract.encoder import Clip, FrameRequest, Needs, Stream
+from extract.faces import FaceTrack
+from extract.physiology.signals import decode_signals
 
 SEEK_BEYOND = 10.0
 """Utterances that begin later than this, in seconds, are reached by seeking."""

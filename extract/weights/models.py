@@ -18,7 +18,8 @@ from typing import Literal
 from cache_schema.errors import MerError, SettingsError, StoreError, first_line
 from cache_schema.registry import unknown_name
 from extract import faces
-from extract.checkpoints import (
+from extract.encoders import ENCODERS
+from extract.weights.checkpoints import (
     CONFIG,
     PULLED,
     Checkpoint,
@@ -32,7 +33,6 @@ from extract.checkpoints import (
     wanted_files,
     weight_files,
 )
-from extract.encoders import ENCODERS
 
 FACE_LANDMARKER = "face-landmarker"
 FACE_LICENCE = "Apache-2.0"

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from cache_schema.parts import read_part, write_part
 from cache_schema.samples import Corpus, Target, Utterance
 from cache_schema.storage.local import LocalStorage
+from extract.decoding.media import decode
 from extract.encoder import Clip, FrameRequest, Needs
-from extract.media import decode
 
 PICTURES = Needs(frames=FrameRequest(5.0, "whole", 16))
 SOUND = Needs(audio_hz=8000)

@@ -23,9 +23,9 @@ from typing import Any
 
 from cache_schema.canonical import canonical_bytes, sha256_hex
 from cache_schema.errors import SettingsError, first_line
-from extract.cache import cache_folder
 from extract.encoders import ENCODERS
-from extract.random_weights import MARKER, make_random_checkpoint
+from extract.weights.cache import cache_folder
+from extract.weights.random_weights import MARKER, make_random_checkpoint
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")

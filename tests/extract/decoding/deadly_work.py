@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cache_schema.samples import Utterance
-from extract import media
+from extract.decoding import media
 from extract.encoder import Clip, Needs
 
 decode = media.decode

@@ -17,8 +17,8 @@ import numpy as np
 from cache_schema.errors import first_line
 from cache_schema.rows import Absent, Failed
 from cache_schema.samples import Utterance
-from extract.cache import cache_folder
 from extract.encoders import ENCODERS
+from extract.weights.cache import cache_folder
 
 HERE = Path(__file__).parent
 CLIP, FIGURES = "clip.mp4", "figures.json"
@@ -40,7 +40,7 @@ def compare(model: str, weights: str | None) -> str:
         "equal ...", "differs ...", "recorded ...", or why it was not run.
     """
     from extract.faces import face_model_sha256
-    from extract.models import FACE_LANDMARKER, at_hand_of
+    from extract.weights.models import FACE_LANDMARKER, at_hand_of
 
     if model == FACE_LANDMARKER:
         encoder, checkpoint, digest = "landmarks", None, face_model_sha256()
@@ -74,7 +74,7 @@ def figures(encoder: str, checkpoint: Any) -> dict[str, Any]:
     Raises:
         ValueError: it gives no features of the clip.
     """
-    from extract.media import decode
+    from extract.decoding.media import decode
 
     module = ENCODERS.load(encoder)
     language = "ko" if "ko" in module.DEFAULT_FOR else "en"

@@ -30,7 +30,7 @@ from pydantic import Field
 from cache_schema.errors import MerError, SettingsError, first_line
 from cache_schema.samples import Utterance
 from cache_schema.settings import Spec
-from extract import media
+from extract.decoding import media
 from extract.encoder import Clip, Needs
 
 LEAST_SECONDS = 60.0
@@ -158,7 +158,8 @@ class _Child:
 
     def __init__(self, gigabytes: float) -> None:
         ours, theirs = socket.socketpair()
-        code = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from extract.quarantine import serve; serve()"
+        setting = "import json, sys; sys.path[:] = json.loads(sys.argv[1])"
+        code = f"{setting}; from extract.decoding.quarantine import serve; serve()"
         command = [sys.executable, "-c", code, json.dumps(sys.path), str(theirs.fileno()), str(gigabytes)]
         self.timed_out = False
         self._socket = ours

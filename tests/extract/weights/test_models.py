@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from cache_schema.errors import SettingsError, StoreError
-from extract import faces, golden, models
-from extract.checkpoints import PULLED, resolve
+from extract import faces
 from extract.encoders import ENCODERS
 from extract.encoders import resnet as resnet_encoder
+from extract.weights import golden, models
+from extract.weights.checkpoints import PULLED, resolve
 
 COMMIT = "".join("0123456789abcdef"[i * 7 % 16] for i in range(40))
 REPO = "microsoft/resnet-18"
@@ -108,7 +109,7 @@ def run(hub: Hub | str | None, home: Path, *words: str | Path) -> subprocess.Com
     )
     command = [sys.executable, "-m", "cli", *map(str, words)]
     return subprocess.run(
-        command, env=os.environ | own, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
+        command, env=os.environ | own, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3]
     )
 
 
@@ -199,7 +200,7 @@ def test_the_list_names_every_checkpoint(mer: Callable[..., Any], small_weights:
 def test_the_sizes_are_those_of_the_models(tmp_path: Path) -> None:
     import torch
 
-    from extract.random_weights import SENTENCES
+    from extract.weights.random_weights import SENTENCES
 
     for name in ENCODERS.names():
         module = ENCODERS.load(name)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache_schema.errors import SettingsError
-from extract.windows import RATE_HZ, Cutting, Stretch, even_windows, levels, windows_of_speech
+from extract.clips.windows import RATE_HZ, Cutting, Stretch, even_windows, levels, windows_of_speech
 
 SPOKEN = [(1.0, 3.2), (4.5, 5.6), (5.9, 8.0), (12.0, 14.5)]
 """The pause of 0.3 s is none by the default of 0.5 s."""

@@ -22,10 +22,11 @@ from cache_schema.errors import SettingsError
 from cache_schema.rows import Failed
 from cache_schema.samples import Utterance
 from cache_schema.store import FeatureStore
-from extract import media, pipeline, quarantine
+from extract import pipeline
 from extract.dataset import sound_seconds
+from extract.decoding import media, quarantine
+from extract.decoding.quarantine import DecodeLimits, decode, probe
 from extract.encoder import Clip, FrameRequest, Needs
-from extract.quarantine import DecodeLimits, decode, probe
 from extract.run import extract
 from extract.synthetic.corpus import write_mp4
 
@@ -181,7 +182,7 @@ def test_the_time_limit_follows_the_clip_as_far_as_its_size_makes_it_credible(tm
 
 def test_no_process_outlives_a_run_that_was_killed(talk: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from extract import quarantine\n"
+        "import sys, time; from pathlib import Path; from extract.decoding import quarantine\n"
         f"quarantine.probe(Path({str(talk)!r}))\n"
         "print(quarantine._idle[2.0][0]._process.pid, flush=True); time.sleep(60)"
     )

@@ -13,10 +13,10 @@ from sklearn.preprocessing import StandardScaler
 
 from cache_schema.errors import SettingsError
 from cache_schema.samples import Utterance
-from extract.checkpoints import resolve
 from extract.encoder import Clip
 from extract.encoders import ENCODERS
-from extract.random_weights import make_random_checkpoint
+from extract.weights.checkpoints import resolve
+from extract.weights.random_weights import make_random_checkpoint
 
 WITH_WEIGHTS = [name for name in ENCODERS.names() if ENCODERS.load(name).HUB is not None]
 

@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from extract.streams import StreamError
+from extract.decoding.streams import StreamError
 
 VIDEO = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,flv,mpeg,mpegts,mpegvideo,mxf,nut,rm,dv,wtv,ogg,ivf"
 BARE_VIDEO = "h264,hevc,m4v,mjpeg,obu,av1,vc1,h263"

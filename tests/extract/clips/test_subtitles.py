@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cache_schema.errors import DataError
-from extract.subtitles import Line, read_transcript
+from extract.clips.subtitles import Line, read_transcript
 
 SRT = (
     "1\r\n00:00:01,500 --> 00:00:02,750\r\n<i>Well,</i>\r\nno &amp; yes.\r\n\r\n"

@@ -1,8 +1,8 @@
 """Single clips, of no corpus: what they hold, how they become utterances, and their features.
 
 A clip is one utterance where its transcript has no times and it is short; else its transcript's lines are its
-utterances, or windows between pauses (`extract/windows.py`). They lie in a dataset of their own in a store, so that
-everything which reads a store reads them too.
+utterances, or windows between pauses (`extract/clips/windows.py`). They lie in a dataset of their own in a store, so
+that everything which reads a store reads them too.
 """
 
 from __future__ import annotations
@@ -19,16 +19,9 @@ from cache_schema.errors import DataError, first_line
 from cache_schema.samples import Corpus, Target, Utterance
 from cache_schema.store import FeatureStore
 from extract import pipeline
-from extract.containers import open_container
-from extract.dataset import some
-from extract.encoder import Needs
-from extract.matching import Match
-from extract.pipeline import Progress
-from extract.quarantine import decode
-from extract.recognition import Recogniser, is_wanted, recognised
-from extract.streams import StreamError
-from extract.subtitles import Line, read_transcript
-from extract.windows import (
+from extract.clips.matching import Match
+from extract.clips.subtitles import Line, read_transcript
+from extract.clips.windows import (
     FRAMES_PER_SECOND,
     RATE_HZ,
     Cutting,
@@ -37,6 +30,13 @@ from extract.windows import (
     levels,
     windows_of_speech,
 )
+from extract.dataset import some
+from extract.decoding.containers import open_container
+from extract.decoding.quarantine import decode
+from extract.decoding.streams import StreamError
+from extract.encoder import Needs
+from extract.pipeline import Progress
+from extract.recognition import Recogniser, is_wanted, recognised
 
 DATASET = "clips"
 UNKNOWN = "und"
@@ -181,7 +181,7 @@ def _stretches(clip: Clip, root: Path, cutting: Cutting) -> tuple[list[Stretch],
 
 
 def _levels(clip: Clip, root: Path) -> NDArray[np.float64]:
-    """How loud a clip is at each frame of `extract/windows.py`; a long one is heard piece by piece."""
+    """How loud a clip is at each frame of `extract/clips/windows.py`; a long one is heard piece by piece."""
     starts = list(range(0, max(1, int(clip.seconds or 0)), PIECE_SECONDS))
     found = []
     for start in starts:

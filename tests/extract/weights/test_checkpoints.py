@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from cache_schema.errors import SettingsError
-from extract import checkpoints
-from extract.checkpoints import Checkpoint, HubCheckpoint, resolve, weight_files
 from extract.encoders import ENCODERS, roberta, vit
-from extract.random_weights import make_random_checkpoint
+from extract.weights import checkpoints
+from extract.weights.checkpoints import Checkpoint, HubCheckpoint, resolve, weight_files
+from extract.weights.random_weights import make_random_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from cache_schema.rows import Absent, Failed
 from cache_schema.samples import Utterance
-from extract import media, streams
+from extract.decoding import media, streams
+from extract.decoding.media import decode, probe
 from extract.encoder import Clip, FrameRequest, Needs
-from extract.media import decode, probe
 
 FPS = 25
 SOUND = Needs(audio_hz=16000)

@@ -13,11 +13,11 @@ from types import ModuleType
 from cache_schema.errors import SettingsError
 from cache_schema.feature_spec import FeatureSpec
 from cache_schema.store import FeatureStore
-from extract.cache import cache_folder
-from extract.checkpoints import Checkpoint, HubCheckpoint, choice_for, resolve
 from extract.encoder import EncoderConfig, Needs
 from extract.encoders import ENCODERS
 from extract.pipeline import Job
+from extract.weights.cache import cache_folder
+from extract.weights.checkpoints import Checkpoint, HubCheckpoint, choice_for, resolve
 
 
 @dataclass(frozen=True)
