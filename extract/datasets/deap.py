@@ -23,6 +23,9 @@ Known defects and oddities:
 - trials are in the order of the videos' numbers (Experiment_id), not in the order in which they were watched;
 - ratings lean to the high side: compare an accuracy with the share of the larger class, not with one half;
 - face videos exist for s01 to s22 only, in the order of watching: they are not read.
+
+A damaged file does not end the run: a subject has always 40 trials, so they are listed, without ratings where these
+stand in the file and cannot be read, and each becomes a recorded failure where its signals cannot be read either.
 """
 
 from __future__ import annotations
@@ -73,28 +76,40 @@ CORPUS = Corpus(
 SUBJECTS = 32
 RATINGS_FILE = "participant_ratings.csv"
 _FILE = re.compile(r"(s(\d\d))\.(dat|mat)")
+Ratings = dict[tuple[str, int], tuple[float, ...]]
+"""(subject, video) -> valence, arousal, dominance and liking."""
 
 
 def enumerate_corpus(root: Path, probe: Probe) -> Enumeration:
     """The trials by subject and video; ids as `s01/video01`. No header is asked: a trial lasts 60 s.
 
     Raises:
-        DataError: the root is absent or holds no subject's file, one is there in two forms, or it or the ratings are
-            not what they must be.
+        DataError: the root is absent or holds no subject's file, one is there in two forms, the table of ratings is not
+            what it must be, or no subject's own ratings can be read.
     """
     require_root(root)
     files = _files(root)
     table = find_file(root, [RATINGS_FILE], depth=1)
     by_trial = _ratings_table(table) if table else {}
     utterances = []
+    unrated: dict[str, DataError] = {}
     for subject, file in files.items():
-        ratings = by_trial if table else _own_ratings(subject, file)
+        ratings: Ratings = by_trial
+        if table is None:
+            try:
+                ratings = _own_ratings(subject, file)
+            except DataError as error:
+                ratings, unrated[subject] = {}, error
         for video in range(1, VIDEOS + 1):
-            if (subject, video) not in ratings:
+            if (subject, video) not in ratings and subject not in unrated:
                 raise DataError(f"{RATINGS_FILE} has no line of participant {int(subject[1:])}, video {video}.")
-            utterances.append(_utterance(subject, video, file.relative_to(root).as_posix(), ratings[subject, video]))
+            own = ratings.get((subject, video))
+            utterances.append(_utterance(subject, video, file.relative_to(root).as_posix(), own))
+    if len(unrated) == len(files):
+        raise next(iter(unrated.values()))
     missing = [name for name in (f"s{number:02}" for number in range(1, SUBJECTS + 1)) if name not in files]
     notes = [f"not the whole release: {len(missing)} of 32 subjects are absent: {some(missing)}."] if missing else []
+    notes += [f"the {VIDEOS} trials of {subject} have no ratings: {error}" for subject, error in unrated.items()]
     return Enumeration(CORPUS, utterances, notes, channels=CHANNELS)
 
 
@@ -113,14 +128,23 @@ def _files(root: Path) -> dict[str, Path]:
     return dict(sorted(files.items()))
 
 
-def _own_ratings(subject: str, file: Path) -> dict[tuple[str, int], tuple[float, ...]]:
+def _own_ratings(subject: str, file: Path) -> Ratings:
     """The ratings that stand in the subject's own file."""
-    return {(subject, video): tuple(row) for video, row in enumerate(read_ratings(file).tolist(), 1)}
+    ratings: Ratings = {(subject, video): tuple(row) for video, row in enumerate(read_ratings(file).tolist(), 1)}
+    for trial, row in ratings.items():
+        _require_scale(f"{file}, video {trial[1]}", row)
+    return ratings
 
 
-def _ratings_table(file: Path) -> dict[tuple[str, int], tuple[float, ...]]:
-    """(subject, video) -> ratings, of participant_ratings.csv."""
-    ratings: dict[tuple[str, int], tuple[float, ...]] = {}
+def _require_scale(where: str, ratings: tuple[float, ...]) -> None:
+    for what, value in zip(RATINGS, ratings, strict=True):
+        if not 1 <= value <= 9:
+            raise DataError(f"{where}: {what} is {value:g}, and ratings are from 1 to 9.")
+
+
+def _ratings_table(file: Path) -> Ratings:
+    """The ratings of participant_ratings.csv."""
+    ratings: Ratings = {}
     for record in read_csv(file.name, read_text(file)):
         try:
             numbers = [float(record.values[name]) for name in ("Participant_id", "Experiment_id")]
@@ -132,23 +156,23 @@ def _ratings_table(file: Path) -> dict[tuple[str, int], tuple[float, ...]]:
             raise DataError(f"{record.where}: {first_line(error)}.") from error
         if trial in ratings:
             raise DataError(f"{record.where}: participant {trial[0]}, video {trial[1]} stands there twice.")
+        _require_scale(record.where, row)
         ratings[trial] = row
     return ratings
 
 
-def _utterance(subject: str, video: int, path: str, ratings: tuple[float, ...]) -> Utterance:
-    name = f"{subject}/video{video:02}"
-    for what, value in zip(RATINGS, ratings, strict=True):
-        if not 1 <= value <= 9:
-            raise DataError(f"{name}: {what} is {value:g}, and ratings are from 1 to 9.")
-    valence, arousal = (LEVELS[value > MIDDLE] for value in ratings[:2])
-    return Utterance(
-        id=name,
+def _utterance(subject: str, video: int, path: str, ratings: tuple[float, ...] | None) -> Utterance:
+    trial = Utterance(
+        id=f"{subject}/video{video:02}",
         signals=path,
         start=(video - 1) * TRIAL_SECONDS + BASELINE_SECONDS,
         end=video * TRIAL_SECONDS,
         duration=TRIAL_SECONDS - BASELINE_SECONDS,
         speaker=subject,
-        labels={"valence": valence, "arousal": arousal, "quadrant": f"{valence} valence, {arousal} arousal"},
-        scores={f"{what}_rating": value for what, value in zip(RATINGS, ratings, strict=True)},
     )
+    if ratings is None:
+        return trial
+    valence, arousal = (LEVELS[value > MIDDLE] for value in ratings[:2])
+    labels = {"valence": valence, "arousal": arousal, "quadrant": f"{valence} valence, {arousal} arousal"}
+    scores = {f"{what}_rating": value for what, value in zip(RATINGS, ratings, strict=True)}
+    return trial.model_copy(update={"labels": labels, "scores": scores})
