@@ -11,10 +11,12 @@ Targets: `emotion4`, angry, happy, sad, neutral with excited counted as happy (5
 sad, neutral, angry, excited, frustrated; valence, activation and dominance from 1 to 5. There are no official splits:
 leave one session out with `--protocol loso:session`; a session is Ses01 of an id, a speaker Ses01F.
 
-The published 7433 of `emotion6` (DialogueRNN and what followed it: 5810 to train, 1623 to test) are not those of the
-release: its majorities give 7380 (happy 595 for 648), and nothing published says where the other 53 come from. They are
-the list of those papers' feature file, IEMOCAP_features.pkl (declare-lab/conv-emotion); where that file lies in the
-root, `emotion6` is what it says, utterance by utterance. It is read as data, never run.
+`emotion6` has the 7433 utterances of DialogueRNN and what followed it (5810 of sessions 1 to 4, 1623 of session 5): the
+7380 majorities of the release, and 53 more as happy (648 for 595). No paper says which. They are the turns without a
+majority where two of those who evaluated said happiness and nothing else; one of the two is the speaker (C-F1 and the
+like: six actors evaluated themselves, who do not count in the majority). This gives the published list, utterance by
+utterance (declare-lab/conv-emotion, COSMIC/feature-extraction/iemocap/iemocap.pkl; the README of snailcoder/emodet names
+the 53). That list settles no other emotion so; nor does `emotion4`, which has the majorities alone.
 
 A recording shows both actors side by side; the one who wears the markers, whom the recording is named after (Ses01F:
 the woman), is on the left, the other on the right. `region` is the speaker's half; the sound is that of sentences/wav,
@@ -34,11 +36,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from pathlib import Path
 
 from cache_schema.errors import DataError
-from cache_schema.exchange.pickles import read_pickle
 from cache_schema.samples import Corpus, Target, Utterance
 from extract.alignment import word_times
 from extract.dataset import (
@@ -46,7 +48,6 @@ from extract.dataset import (
     Enumeration,
     Probe,
     entries,
-    find_file,
     folders_below,
     read_text,
     require_root,
@@ -62,7 +63,6 @@ ROOT/Session1/dialog/avi/DivX/Ses01F_impro01.avi           pictures of both acto
 ROOT/Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav
 ROOT/Session1/sentences/ForcedAlignment/Ses01F_impro01/Ses01F_impro01_F000.wdseg     optional, when words are spoken
 and so for Session2 to Session5; they may also lie one folder below ROOT (IEMOCAP_full_release).
-ROOT/IEMOCAP_features.pkl     optional, of declare-lab/conv-emotion: its 7433 utterances become `emotion6`
 Request: https://sail.usc.edu/iemocap/"""
 
 CODES = {
@@ -80,7 +80,7 @@ CODES = {
 }
 FOUR = ("angry", "happy", "sad", "neutral")
 SIX = ("happy", "sad", "neutral", "angry", "excited", "frustrated")
-"""In the order of the published feature file, whose labels are indices."""
+"""In the order of the published list, whose labels are indices."""
 RATINGS = ("valence", "activation", "dominance")
 CORPUS = Corpus(
     name="iemocap",
@@ -95,16 +95,15 @@ CORPUS = Corpus(
 
 OFFICIAL_COUNT = 10_039
 OFFICIAL_FOUR = 5531
-MAJORITY_SIX = 7380
-PUBLISHED_SIX = 7433
+OFFICIAL_SIX = 7433
 SESSIONS = tuple(f"Session{number}" for number in range(1, 6))
-PUBLISHED_FILES = ("IEMOCAP_features.pkl", "IEMOCAP_features_raw.pkl")
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 0.5, 1.0)
 
 _NUMBER = r"(\d{1,5}(?:\.\d{1,9})?)"
 _EVALUATION = re.compile(
     rf"\[{_NUMBER} - {_NUMBER}\]\s+(\S+)\s+(\S+)\s+\[{_NUMBER}, {_NUMBER}, {_NUMBER}\]\s*", re.ASCII
 )
+_HAPPINESS_ALONE = re.compile(r"C-\w+:\s+Happiness;\s*\(.*\)\s*", re.ASCII)
 _TURN = re.compile(r"((Ses0[1-5])([FM])_\w+)_([FM])\d{3}", re.ASCII)
 _ALIGNED = re.compile(r"\s*(\d{1,7})\s+(\d{1,7})\s+-?\d+\s+(\S+)\s*", re.ASCII)
 ALIGNED_FRAMES_PER_SECOND = 100
@@ -120,12 +119,11 @@ def enumerate_corpus(root: Path, probe: Probe) -> Enumeration:
     """
     require_root(root)
     sessions = _sessions(root)
-    published = _published(root)
     texts, nameless = _texts(sessions)
     evaluated: dict[str, Utterance] = {}
     for session in sessions:
         for file in _annotations(session / "dialog" / "EmoEvaluation", needed=True):
-            dialogue = sorted(_read_dialogue(session, file, published), key=lambda u: (u.start, u.end, u.id))
+            dialogue = sorted(_read_dialogue(session, file), key=lambda u: (u.start, u.end, u.id))
             for turn, utterance in enumerate(dialogue):
                 if utterance.id in evaluated:
                     raise DataError(f"{utterance.id} is evaluated twice in {root}. Keep one evaluation of each turn.")
@@ -142,9 +140,7 @@ def enumerate_corpus(root: Path, probe: Probe) -> Enumeration:
         notes.append(f"left out {nameless} lines of transcriptions that name no turn.")
     if missing:
         notes.append(f"{len(missing)} of {len(utterances)} utterances have no file: {some(missing)}.")
-    if unknown := [name for name in published or () if name not in evaluated]:
-        notes.append(f"{PUBLISHED_FILES[0]} names {len(unknown)} utterances that are not evaluated: {some(unknown)}.")
-    notes += _counts(utterances, sessions, published)
+    notes += _counts(utterances, sessions)
     return Enumeration(CORPUS, utterances, notes, len(missing))
 
 
@@ -166,9 +162,10 @@ def _annotations(folder: Path, needed: bool = False) -> list[Path]:
     return files
 
 
-def _read_dialogue(session: Path, file: Path, published: dict[str, str] | None) -> Iterator[Utterance]:
+def _read_dialogue(session: Path, file: Path) -> Iterator[Utterance]:
     """The evaluated utterances of a dialogue, without texts and media."""
-    for number, line in enumerate(read_text(file, fallback_encoding="cp1252").split("\n"), 1):
+    lines = read_text(file, fallback_encoding="cp1252").split("\n")
+    for number, line in enumerate(lines, 1):
         if not line.startswith("["):
             continue
         where = f"{session.name}/{file.name}, line {number}"
@@ -190,14 +187,18 @@ def _read_dialogue(session: Path, file: Path, published: dict[str, str] | None) 
             duration=float(end) - float(start),
             speaker=turn[2] + turn[4],
             dialogue=turn[1],
-            labels=_labels(CODES[code], CODES[code] if published is None else published.get(name)),
+            labels=_labels(CODES[code], takewhile(lambda other: not other.startswith("["), lines[number:])),
             scores=dict(zip(RATINGS, map(float, ratings), strict=True)),
             region=LEFT if turn[3] == turn[4] else RIGHT,
         )
 
 
-def _labels(majority: str | None, six: str | None) -> dict[str, str]:
+def _labels(majority: str | None, evaluations: Iterable[str]) -> dict[str, str]:
+    """Both targets' labels; `evaluations` are the lines below the turn's own, one `C-` line of each person."""
     four = "happy" if majority == "excited" else majority
+    six = majority
+    if majority is None and sum(_HAPPINESS_ALONE.fullmatch(line) is not None for line in evaluations) >= 2:
+        six = "happy"
     labels = {"emotion4": four} if four in FOUR else {}
     return labels | ({"emotion6": six} if six in SIX else {})
 
@@ -298,39 +299,17 @@ def _aligned(file: Path) -> list[tuple[str, float, float]]:
     return words
 
 
-def _published(root: Path) -> dict[str, str] | None:
-    """Turn -> emotion of the published feature file; None where it is not there."""
-    file = find_file(root, PUBLISHED_FILES, depth=1)
-    if file is None:
-        return None
-    content = read_pickle(file)
-    if not isinstance(content, (tuple, list)) or len(content) < 3 or not all(isinstance(c, dict) for c in content[:3]):
-        raise DataError(f"{file} is not the feature file of DialogueRNN: a tuple of dictionaries by dialogue.")
-    names, _, labels = content[:3]
-    emotions: dict[str, str] = {}
-    for dialogue, turns in names.items():
-        indices = list(labels.get(dialogue, ()))
-        if len(indices) != len(turns):
-            raise DataError(f"{file}: {dialogue!r} has {len(turns)} utterances and {len(indices)} labels.")
-        for turn, index in zip(turns, indices, strict=True):
-            if isinstance(index, bool) or index not in range(len(SIX)):
-                raise DataError(f"{file}: {turn!r} has the label {index!r}, not one of 0 to 5.")
-            emotions[turn.decode("ascii", "replace") if isinstance(turn, bytes) else str(turn)] = SIX[int(index)]
-    return emotions
-
-
-def _counts(utterances: list[Utterance], sessions: list[Path], published: dict[str, str] | None) -> list[str]:
+def _counts(utterances: list[Utterance], sessions: list[Path]) -> list[str]:
     four, six = (sum(name in u.labels for u in utterances) for name in ("emotion4", "emotion6"))
-    official = PUBLISHED_SIX if published is not None else MAJORITY_SIX
     notes = []
-    if (len(utterances), four, six) != (OFFICIAL_COUNT, OFFICIAL_FOUR, official):
+    if settled := [u.id for u in utterances if u.labels == {"emotion6": "happy"}]:
+        notes.append(
+            f"{len(settled)} utterances without a majority are happy in emotion6, as in the published {OFFICIAL_SIX}: "
+            f"{some(settled)}."
+        )
+    if (len(utterances), four, six) != (OFFICIAL_COUNT, OFFICIAL_FOUR, OFFICIAL_SIX):
         notes.append(
             f"not the official release: {len(utterances)} utterances in {len(sessions)} sessions, {four} of four and "
-            f"{six} of six emotions, where IEMOCAP has {OFFICIAL_COUNT} in 5, {OFFICIAL_FOUR} and {official}."
-        )
-    if published is None:
-        notes.append(
-            f"emotion6 is the annotators' majority ({MAJORITY_SIX} utterances in the whole release); for the published "
-            f"{PUBLISHED_SIX} put {PUBLISHED_FILES[0]} into the root."
+            f"{six} of six emotions, where IEMOCAP has {OFFICIAL_COUNT} in 5, {OFFICIAL_FOUR} and {OFFICIAL_SIX}."
         )
     return notes
