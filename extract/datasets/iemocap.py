@@ -14,9 +14,9 @@ leave one session out with `--protocol loso:session`; a session is Ses01 of an i
 `emotion6` has the 7433 utterances of DialogueRNN and what followed it (5810 of sessions 1 to 4, 1623 of session 5): the
 7380 majorities of the release, and 53 more as happy (648 for 595). No paper says which. They are the turns without a
 majority where two of those who evaluated said happiness and nothing else; one of the two is the speaker (C-F1 and the
-like: six actors evaluated themselves, who do not count in the majority). This gives the published list, utterance by
-utterance (declare-lab/conv-emotion, COSMIC/feature-extraction/iemocap/iemocap.pkl; the README of snailcoder/emodet names
-the 53). That list settles no other emotion so; nor does `emotion4`, which has the majorities alone.
+like: six actors evaluated themselves, which the majority does not count). This gives the published list, utterance by
+utterance (COSMIC/feature-extraction/iemocap/iemocap.pkl of declare-lab/conv-emotion; the README of snailcoder/emodet
+names the 53). That list settles no other emotion so; nor does `emotion4`, which has the majorities alone.
 
 A recording shows both actors side by side; the one who wears the markers, whom the recording is named after (Ses01F:
 the woman), is on the left, the other on the right. `region` is the speaker's half; the sound is that of sentences/wav,
