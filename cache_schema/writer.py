@@ -28,7 +28,7 @@ class FeatureWriter:
 
     Args:
         storage: the store's folder.
-        samples: the dataset's samples, as they are now.
+        samples: the dataset's samples, as they are now; kept as an attribute.
         folder: the feature's folder.
         spec: what the feature is.
         plan: how its segments are cut if it is not in the store yet; what is stored goes before it.
@@ -43,20 +43,20 @@ class FeatureWriter:
         self.spec = spec
         self.folder = folder
         self._storage = storage
-        self._samples = samples
+        self.samples = samples
         self._parts: dict[str, Part] = {part.name: part for part in samples.parts}
         self._group = put_group(storage, folder, spec, plan or SegmentPlan())
 
     @cached_property
     def _valid(self) -> dict[str, NDArray[np.bool_]]:
         """For each part, which of its rows no later part replaces or deletes."""
-        parts = np.split(self._samples.order >= 0, self._samples.starts[1:-1])
-        return {part.name: valid for part, valid in zip(self._samples.parts, parts, strict=True)}
+        parts = np.split(self.samples.order >= 0, self.samples.starts[1:-1])
+        return {part.name: valid for part, valid in zip(self.samples.parts, parts, strict=True)}
 
     def segments(self) -> list[Segment]:
         """Every segment of the plan, in row order."""
         plan = self._group.plan
-        return [s for p in self._samples.parts for s in plan.segments(p.name, p.utterances, self.spec)]
+        return [s for p in self.samples.parts for s in plan.segments(p.name, p.utterances, self.spec)]
 
     def todo(self) -> list[Segment]:
         """The segments that nobody has committed and that hold at least one row that no later part replaces."""

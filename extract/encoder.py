@@ -86,12 +86,15 @@ class Needs:
         audio_hz: mono float32 sound at this sampling rate, or None.
         frames: pictures, or None.
         signals: physiological channels, or None.
+        subject: all physiological recordings of the utterance's speaker, where they are normalised by several; which
+            they are, the pipeline says utterance by utterance.
     """
 
     text: bool = False
     audio_hz: int | None = None
     frames: FrameRequest | None = None
     signals: SignalRequest | None = None
+    subject: tuple[str, ...] = ()
 
     @property
     def streams(self) -> tuple[Stream, ...]:
@@ -118,7 +121,7 @@ class Clip:
         signals: request -> the physiological channels on its clock.
         media_sha256: digest of the clip's file, or None where it has none that could be read.
         sound_sha256: digest of the file that the sound was read from: the clip's, or one of its own.
-        signals_sha256: digest of the physiological recording.
+        signals_sha256: digest of the physiological recording, or of all that it was normalised by.
         unreadable: stream -> why an encoder of that stream cannot run: `Absent` where the clip has no such
             stream, `Failed` where it could not be read.
     """

@@ -17,7 +17,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -31,6 +32,7 @@ from cache_schema.samples import Utterance
 from cache_schema.writer import FeatureWriter
 from extract.decoding.quarantine import DEFAULT_LIMITS, DecodeLimits, decode
 from extract.encoder import Clip, Encoder, EncoderConfig, Needs
+from extract.physiology.subjects import recordings_by_subject
 from extract.provenance import provenance
 from extract.weights.checkpoints import Checkpoint
 
@@ -75,6 +77,17 @@ class Job:
         digests["signals"] = clip.signals_sha256
         return next((digests[stream] for stream in self.needs.streams if stream in digests), None)
 
+    @cached_property
+    def _subjects(self) -> dict[str, tuple[str, ...]]:
+        """Speaker -> recordings, where signals are normalised by those of their subject."""
+        asked = self.needs.signals
+        return {} if asked is None or asked.normalize != "subject" else recordings_by_subject(self.writer.samples)
+
+    def needs_of(self, utterance: Utterance) -> Needs:
+        """What is to be decoded of one utterance."""
+        recordings = self._subjects.get(utterance.speaker or "", ())
+        return replace(self.needs, subject=recordings) if len(recordings) > 1 else self.needs
+
     def encoder(self, device: str) -> Encoder:
         """The loaded encoder; weights are read at the first call."""
         if self._encoder is None:
@@ -99,7 +112,7 @@ class Wanted:
 
     @property
     def needs(self) -> list[Needs]:
-        return [job.needs for job, _, _ in self.takers]
+        return [job.needs_of(self.utterance) for job, _, _ in self.takers]
 
 
 @dataclass

@@ -22,6 +22,7 @@ from extract.dataset import Enumeration
 from extract.datasets import DATASETS
 from extract.decoding.quarantine import DEFAULT_LIMITS, DecodeLimits, probe
 from extract.encoders import ENCODERS
+from extract.physiology import subjects
 from extract.pipeline import Job, Progress, Timing
 from extract.sources import replaced
 from extract.weights import checkpoints
@@ -197,20 +198,20 @@ def extract(
         for encoder, module, config, checkpoint, spec, needs in plans
     ]
     only = {u.id for u in utterances} if limit is not None else None
-    if retry_failed or retry_replaced:
-        again = set[str]()
-        if retry_failed:
-            again |= {id_ for job in jobs for id_ in _feature(store, dataset_name, job).failures()}
-        if retry_replaced:
-            again |= {id_ for found in replaced(store, root, dataset_name) for id_ in found.samples}
-        again &= {u.id for u in utterances}
-        if again:
-            store.append_again(dataset_name, sorted(again))
-            mine = {job.spec.folder for job in jobs}
-            others = [f.name for f in store.features(dataset_name) if f.spec.folder not in mine]
-            if others:
-                say(f"{len(again)} samples are to be extracted again; run this for {', '.join(others)} too.")
-            jobs = [replace(job, writer=store.writer(dataset_name, job.spec)) for job in jobs]
+    again = set[str]()
+    if retry_failed:
+        again |= {id_ for job in jobs for id_ in _feature(store, dataset_name, job).failures()}
+    if retry_replaced:
+        again |= {id_ for found in replaced(store, root, dataset_name) for id_ in found.samples}
+    again &= {u.id for u in utterances}
+    again |= _of_other_recordings(store, dataset_name, jobs, root, only, again, say)
+    if again:
+        store.append_again(dataset_name, sorted(again))
+        mine = {job.spec.folder for job in jobs}
+        others = [f.name for f in store.features(dataset_name) if f.spec.folder not in mine]
+        if others:
+            say(f"{len(again)} samples are to be extracted again; run this for {', '.join(others)} too.")
+        jobs = [replace(job, writer=store.writer(dataset_name, job.spec)) for job in jobs]
     shares: tuple[WorkerReport, ...] = ()
     if workers == 1 and scheduler is None:
         timing = pipeline.run(jobs, root, device, only, progress, limits)
@@ -222,6 +223,30 @@ def extract(
     put_card(store, dataset_name)
     seconds = time.perf_counter() - started
     return _report(store, dataset_name, jobs, corpus.notes, seconds, timing, shares)
+
+
+def _of_other_recordings(
+    store: FeatureStore,
+    dataset: str,
+    jobs: Sequence[Job],
+    root: Path,
+    only: set[str] | None,
+    again: set[str],
+    say: Callable[[str], None],
+) -> set[str]:
+    """Samples of subjects that this run extracts more of, which were normalised by other recordings of theirs."""
+    samples, found = store.samples(dataset), set[str]()
+    for job in jobs:
+        if job.needs.signals is None or job.needs.signals.normalize != "subject":
+            continue
+        if len(nobodys := subjects.without_subject(samples)) > 1:
+            say(f"{job.name}: {len(nobodys)} recordings name no speaker: each is normalised by itself.")
+        todo = [job.writer.utterances(segment) for _, segment in pipeline.unfinished([job], only)]
+        touched = {u.speaker for rows in todo for u in rows} | {samples[id_].speaker for id_ in again}
+        if other := subjects.outdated(samples, _feature(store, dataset, job).inputs(), touched, root):
+            say(f"{job.name}: the recordings of subjects changed: {len(other)} samples of theirs are normalised anew.")
+            found.update(other)
+    return found - again
 
 
 def by_default(corpus: Enumeration) -> list[str]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from cache_schema.store import FeatureStore
 from extract.decoding.streams import StreamError
-from extract.physiology.signals import digest_of
+from extract.physiology.digests import digest_of
+from extract.physiology.subjects import input_of, recordings_by_subject
 
 
 @dataclass(frozen=True)
@@ -57,21 +58,29 @@ def replaced(
     for name in store.datasets() if dataset is None else [dataset]:
         samples = store.samples(name)
         columns = [samples.column(column) for column in ("path", "sound", "signals")]
-        recorded = [(f.spec.feature, f.inputs()) for f in store.features(name)]
+        speakers, by_subject = samples.column("speaker"), recordings_by_subject(samples)
+        recorded = [
+            (f.spec.feature, f.inputs(), f.spec.full_settings.get("normalize") == "subject")
+            for f in store.features(name)
+        ]
         digests: dict[str, str | None] = {}
         wrong: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
         for number, id_ in enumerate(samples.ids):
-            files = [path for column in columns if (path := column[number]) is not None]
-            for feature, inputs in recorded:
+            own = [path for column in columns if (path := column[number]) is not None]
+            recordings = by_subject.get(speakers[number] or "", ())
+            for feature, inputs, of_subject in recorded:
                 if id_ not in inputs:
                     continue
+                several = of_subject and len(recordings) > 1
+                files = list(recordings) if several else own
                 for path in files:
                     if path not in digests:
                         progress(path)
                         digests[path] = _digest(root / path)
-                there = {path: digest for path in files if (digest := digests[path]) is not None}
-                if len(there) == len(files) and inputs[id_] not in there.values():
-                    ids, features = wrong.setdefault(" or ".join(there), ({}, {}))
+                there = [digest for path in files if (digest := digests[path]) is not None]
+                expected = [input_of(there)] if several else there
+                if len(there) == len(files) and inputs[id_] not in expected:
+                    ids, features = wrong.setdefault(" or ".join(files), ({}, {}))
                     ids[id_] = features[feature] = None
         for path, (ids, features) in wrong.items():
             yield Replaced(name, path, tuple(ids), tuple(features))

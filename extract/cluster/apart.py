@@ -131,7 +131,7 @@ def serve() -> NoReturn:
             site.limit_torch()
             for utterance, numbers in requests:
                 jobs = [site.jobs[number] for number in numbers]
-                clip = decode(work.root, utterance, [job.needs for job in jobs], work.limits)
+                clip = decode(work.root, utterance, [job.needs_of(utterance) for job in jobs], work.limits)
                 pickle.dump([_answer(job, clip, site.device) for job in jobs], out)
                 out.flush()
         except Exception as error:  # noqa: BLE001 - told to whoever asked, who raises it

@@ -90,7 +90,8 @@ def decode(root: Path, utterance: Utterance, needs: Sequence[Needs]) -> Clip:
     requests = list(dict.fromkeys(need.signals for need in needs if need.signals is not None))
     if not requests:
         return clip
-    signals, digest, reason = decode_signals(root, utterance, requests)
+    subject = next((need.subject for need in needs if need.subject), ())
+    signals, digest, reason = decode_signals(root, utterance, requests, subject)
     unreadable = clip.unreadable if reason is None else clip.unreadable | {"signals": reason}
     return replace(clip, signals=signals, signals_sha256=digest, unreadable=unreadable)
 

@@ -37,6 +37,8 @@ LEAST_SECONDS = 60.0
 """For any file: a process that has just begun loads its libraries and models within this time too."""
 TIMES_DURATION = 4.0
 """Seconds more for each second that the clip is to last."""
+SECONDS_A_RECORDING = 10.0
+"""Seconds more for each physiological recording of the utterance's subject that is read with its own."""
 ALIGNMENT = 64
 """Bytes to whose multiples arrays are moved in the shared memory: a cache line."""
 SMALL = 1 << 16
@@ -51,8 +53,8 @@ class DecodeLimits(Spec):
     gigabytes: float = Field(default=2.0, gt=0.2)
     """Most memory of a process that decodes, where the system can limit it (Linux); 8K video takes more than 2."""
 
-    def seconds_for(self, root: Path, utterance: Utterance) -> float:
-        """Most seconds for this utterance's files."""
+    def seconds_for(self, root: Path, utterance: Utterance, subject: Sequence[str] = ()) -> float:
+        """Most seconds for this utterance's files, and for all recordings of its subject where these are read."""
         if self.seconds is not None:
             return self.seconds
         credible = 0.0
@@ -62,7 +64,8 @@ class DecodeLimits(Spec):
             except (OSError, ValueError):
                 continue
         there = utterance.end or (utterance.start or 0.0) + (utterance.duration or 0.0)
-        return LEAST_SECONDS + TIMES_DURATION * max(0.0, min(there, credible))
+        least = LEAST_SECONDS + SECONDS_A_RECORDING * len(subject)
+        return least + TIMES_DURATION * max(0.0, min(there, credible))
 
 
 DEFAULT_LIMITS = DecodeLimits()
@@ -80,8 +83,9 @@ def decode(root: Path, utterance: Utterance, needs: Sequence[Needs], limits: Dec
     if all(stream == "text" for need in needs for stream in need.streams):
         return media.decode(root, utterance, needs)
     given = (root.absolute(), utterance, needs)  # a child may have begun in another folder
+    subject = next((need.subject for need in needs if need.subject), ())
     try:
-        answer = _ask(media.decode, given, limits.seconds_for(root, utterance), limits)
+        answer = _ask(media.decode, given, limits.seconds_for(root, utterance, subject), limits)
     except DecoderDied as error:
         return media.failed_clip(utterance, needs, str(error))
     clip: Clip = replace(answer, utterance=utterance)

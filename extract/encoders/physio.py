@@ -1,8 +1,13 @@
 """Physiological signals in windows: EEG, skin conductance, pulse, temperature, whatever the recordings measure.
 
-Channels with rates of their own are brought to one clock, freed of their offset and scale by those of their recording
-(one subject's session: DEAP's file of a subject, a night of a wristband), and described window by window, each centred
-on its frame and cut at the utterance's ends. No weights; what a recording is: `extract/physiology/recordings/`.
+Channels with rates of their own are brought to one clock, freed of their subject's offset and scale (z-scores by mean
+and standard deviation over all recordings of the utterance's speaker), and described window by window, each centred on
+its frame and cut at the utterance's ends. A subject's only recording, as one of nobody known, is normalised by itself.
+No weights; what a recording is: `extract/physiology/recordings/`.
+
+No leak of labels: the mean and standard deviation see none. They see all of a subject's signals, those of its test
+trials included, and nothing of other subjects. A model that is to judge trials as they come, before the recordings are
+whole, needs `normalize=none`.
 
     values     (frames, channels x (statistics + bands)), by channel, statistics first; 0 where not measured
     there      (frames,), whether any channel was measured in at least half of the frame's window
@@ -25,13 +30,13 @@ from cache_schema.feature_spec import MASK, ArraySpec, FeatureSpec, Modality
 from cache_schema.rows import Failed, Row
 from extract.encoder import Clip, EncoderConfig, Languages, Needs
 from extract.frozen import rates, stored
-from extract.physiology import SignalRequest, Signals
+from extract.physiology import Normalize, SignalRequest, Signals
 
 SUMMARY = "physiological signals: every channel on one clock, normalised, described in windows; no weights"
 MODALITY: Modality = "physiology"
 DEFAULT_FOR: Languages = "any"
 HUB = None
-VERSION = 1
+VERSION = 2
 MEASURED_SHARE = 0.5
 """Of a window that must be measured of a channel for the frame to tell of it."""
 FLOOR = 1e-6
@@ -57,10 +62,11 @@ class Config(EncoderConfig):
     """Of each channel in a window; slope: of the fitted line, per second."""
     bands_hz: tuple[tuple[float, float], ...] = ()
     """Bands whose log power is given, as [[4,8],[8,14],[14,31],[31,45]] for theta to gamma of EEG."""
-    normalize: Literal["recording", "none"] = "recording"
-    """recording: z-scores by the channel's mean and standard deviation over its whole recording; none: as measured."""
+    normalize: Normalize = "subject"
+    """subject: z-scores by the channel's mean and standard deviation over all recordings of the utterance's speaker;
+    recording: over its own whole recording; none: as measured."""
     baseline_seconds: float = Field(default=0.0, ge=0)
-    """Seconds before the utterance whose mean is subtracted instead of the recording's (3 for DEAP); 0: none."""
+    """Seconds before the utterance whose mean is subtracted instead of that of `normalize` (3 for DEAP); 0: none."""
     gap: float = Field(default=2.5, gt=1)
     """A stretch without a sample that is longer than this many sampling intervals is a gap, and masked."""
 

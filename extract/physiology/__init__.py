@@ -1,4 +1,4 @@
-"""Physiological signals: channels with rates of their own, brought to one clock and normalised per recording.
+"""Physiological signals: channels with rates of their own, brought to one clock and normalised per subject.
 
 Gaps are told apart from measurements: a tick of the clock counts as measured where it lies between two samples that are
 no further apart than `gap` sampling intervals, or within half an interval of a sample. What is not measured is zero and
@@ -7,9 +7,10 @@ masked, never filled in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,24 @@ from cache_schema.errors import DataError
 
 SETTLE_SECONDS = 4.0
 """What is read before and after an utterance, so that the filter that precedes a lower rate has settled."""
+
+Normalize = Literal["subject", "recording", "none"]
+"""Whose mean and standard deviation make the z-scores of a channel."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """A channel's level and scale over all that was measured.
+
+    Attributes:
+        mean: of the samples.
+        sd: their standard deviation; 0 for a channel that never moves.
+        seconds: how long it was measured: samples times their spacing.
+    """
+
+    mean: float
+    sd: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -40,14 +59,9 @@ class Channel:
         return float(np.median(np.diff(self.times))) if len(self.times) > 1 else 1.0
 
     @cached_property
-    def mean(self) -> float:
-        """Of all that was measured."""
-        return float(self.values.mean())
-
-    @cached_property
-    def sd(self) -> float:
-        """Standard deviation of all that was measured; 0 for a channel that never moves."""
-        return float(self.values.std())
+    def moments(self) -> Moments:
+        """Over the whole recording."""
+        return Moments(float(self.values.mean()), float(self.values.std()), len(self.values) * self.spacing)
 
 
 @dataclass(frozen=True)
@@ -71,15 +85,15 @@ class SignalRequest:
         channels: which, in this order.
         clock_hz: ticks per second.
         gap: a stretch without a sample that is longer than this many sampling intervals is a gap.
-        normalize: recording: minus the channel's mean over its whole recording, over its standard deviation; none: as
-            measured.
-        baseline_seconds: before the utterance; their mean is subtracted. 0: nothing is.
+        normalize: minus the channel's mean over all recordings of its subject, or over its whole recording, over its
+            standard deviation there; none: as measured.
+        baseline_seconds: before the utterance; their mean is subtracted instead. 0: nothing is.
     """
 
     channels: tuple[str, ...]
     clock_hz: float
     gap: float
-    normalize: Literal["recording", "none"]
+    normalize: Normalize
     baseline_seconds: float
 
 
@@ -113,8 +127,30 @@ def make_channel(times: NDArray[np.float64], values: NDArray[np.float64], where:
     return Channel(times, values)
 
 
-def on_clock(recording: Recording, request: SignalRequest, start: float, end: float) -> Signals:
-    """The channels that are asked for, between two times of the recording, in seconds."""
+def pooled(parts: Sequence[Moments]) -> Moments:
+    """The moments of several recordings as if they were one; each counts by the time that was measured."""
+    seconds = sum(part.seconds for part in parts)
+    mean = sum(part.seconds * part.mean for part in parts) / seconds
+    variance = sum(part.seconds * (part.sd**2 + (part.mean - mean) ** 2) for part in parts) / seconds
+    return Moments(mean, variance**0.5, seconds)
+
+
+def on_clock(
+    recording: Recording,
+    request: SignalRequest,
+    start: float,
+    end: float,
+    subject: Mapping[str, Moments] = MappingProxyType({}),
+) -> Signals:
+    """The channels that are asked for, between two times of the recording.
+
+    Args:
+        recording: which.
+        request: what is asked for.
+        start, end: in seconds on the recording's clock.
+        subject: the subject's moments by channel, where `request.normalize` asks for them and there are more recordings
+            than this one, by whose own moments a channel is normalised otherwise.
+    """
     count = max(1, round((end - start) * request.clock_hz))
     ticks = start + np.arange(count, dtype=np.float64) / request.clock_hz
     values = np.zeros((len(ticks), len(request.channels)), np.float32)
@@ -127,12 +163,13 @@ def on_clock(recording: Recording, request: SignalRequest, start: float, end: fl
         if not known.any():
             continue
         own = _at(channel, ticks, request.clock_hz)
+        moments = subject.get(name, channel.moments)
         if request.baseline_seconds:
-            own -= _baseline(channel, start, request)
-        elif request.normalize == "recording":
-            own -= channel.mean
-        if request.normalize == "recording" and channel.sd > 0:
-            own /= channel.sd
+            own -= _baseline(channel, start, request, moments)
+        elif request.normalize != "none":
+            own -= moments.mean
+        if request.normalize != "none" and moments.sd > 0:
+            own /= moments.sd
         values[known, column], measured[:, column] = own[known], known
     return Signals(values, measured)
 
@@ -175,10 +212,10 @@ def _without_fast(values: NDArray[np.float64], rate_hz: float, clock_hz: float) 
     return filtered
 
 
-def _baseline(channel: Channel, start: float, request: SignalRequest) -> float:
-    """Mean of what was measured before `start`; of the whole recording where nothing was."""
+def _baseline(channel: Channel, start: float, request: SignalRequest, moments: Moments) -> float:
+    """Mean of what was measured before `start`; that of the moments where nothing was."""
     first, last = np.searchsorted(channel.times, [start - request.baseline_seconds, start])
-    return float(channel.values[first:last].mean()) if last > first else channel.mean
+    return float(channel.values[first:last].mean()) if last > first else moments.mean
 
 
 def named(channels: Sequence[str]) -> str:
