@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.io import savemat
 
 from cache_schema.errors import DataError
+from cache_schema.store import FeatureStore
 from extract.dataset import Enumeration
 from extract.datasets import deap
 from extract.physiology import recordings
@@ -132,7 +136,7 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"s01\.dat: 'labels' must be numbers of the shape \(40, 4\)"):
         read(tmp_path / "a")
     write(tmp_path / "b", "s01", labels=np.full((40, 4), 9.5))
-    with pytest.raises(DataError, match=r"s01/video01: valence is 9\.5, and ratings are from 1 to 9"):
+    with pytest.raises(DataError, match=r"s01\.dat, video 1: valence is 9\.5, and ratings are from 1 to 9"):
         read(tmp_path / "b")
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "s01.mat").write_bytes(b"no Matlab at all")
@@ -146,3 +150,51 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "e" / "participant_ratings.csv").write_text("Participant_id,Valence\n1,2\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"there is no column 'Experiment_id'"):
         read(tmp_path / "e")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "zeros", "empty", "off the scale", "no labels", "a folder"])
+def test_a_damaged_subject_is_forty_failures_and_no_end_of_the_run(
+    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its trials are known without it; the others' signals and ratings are those of a run without it."""
+    monkeypatch.setattr(recordings.deap, "SAMPLES", 6)
+    random = np.random.default_rng(2)
+    files = {s: python2_pickle(data=random.normal(size=(40, 40, 6)), labels=ratings(s)) for s in (1, 2, 3)}
+    bad = {
+        "truncated": files[2][:-100],
+        "zeros": bytes(1000),
+        "empty": b"",
+        "off the scale": python2_pickle(data=np.zeros((1, 1, 1)), labels=np.full((40, 4), 9.5)),
+        "no labels": python2_pickle(data=np.zeros((40, 40, 6))),
+        "a folder": None,
+    }[damage]
+    for number, content in files.items():
+        file = tmp_path / "root" / f"s{number:02}.dat"
+        file.parent.mkdir(exist_ok=True)
+        if number != 2:
+            file.write_bytes(content)
+        elif bad is None:
+            file.mkdir()
+        else:
+            file.write_bytes(bad)
+    found = read(tmp_path / "root")
+    assert [u.id for u in found.utterances] == [f"s{s:02}/video{v:02}" for s in (1, 2, 3) for v in range(1, 41)]
+    assert [bool(u.labels and u.scores) for u in found.utterances] == [True] * 40 + [False] * 40 + [True] * 40
+    (said,) = [note for note in found.notes if "s02" in note.partition(":")[0]]
+    assert said.startswith("the 40 trials of s02 have no ratings: ") and "s02.dat" in said and "\n" not in said
+    shutil.rmtree(tmp_path / "root" / "s02.dat") if bad is None else (tmp_path / "root" / "s02.dat").unlink()
+    assert read(tmp_path / "root").utterances == [u for u in found.utterances if u.speaker != "s02"]
+
+
+def test_a_damaged_subject_is_forty_recorded_failures(tmp_path: Path, mer: Callable[..., Any]) -> None:
+    data = np.random.default_rng(0).integers(-9, 9, (40, 40, recordings.deap.SAMPLES), np.int8)
+    good = pickle.dumps({"data": data, "labels": ratings()}, protocol=2)
+    (tmp_path / "s01.dat").write_bytes(good)
+    (tmp_path / "s02.dat").write_bytes(good[:-1000])
+    words = ("extract", "--dataset", "deap", "--set", 'physio.channels=["GSR"]', "--max-failures", "50%")
+    done = mer(*words, "--root", tmp_path, "--store", tmp_path / "store")
+    assert done.code == 0 and "the 40 trials of s02 have no ratings: " in done.err, done.err
+    feature = FeatureStore.open(tmp_path / "store").feature("deap", "physio")
+    assert set(feature.failures()) == {f"s02/video{video:02}" for video in range(1, 41)}
+    assert all(why.startswith("s02.dat: ") for why in feature.failures().values())
+    assert feature.status().samples == 80 and feature.read("s01/video40")["there"].all()
