@@ -5,26 +5,33 @@ their types are among those that it was written for, and the environment variabl
 
     MER_KERNELS=auto    kernels wherever they can run (default)
     MER_KERNELS=off     references everywhere
+
+A kernel that cannot be compiled or launched is said once, and its reference runs from then on.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from functools import lru_cache
+from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from cache_schema.errors import SettingsError
+from cache_schema.errors import SettingsError, first_line
 
+T = TypeVar("T")
 VARIABLE = "MER_KERNELS"
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 """What kernels compute with, summing in float32."""
 CAPABILITY = (8, 0)
+failed: dict[str, str] = {}
+"""Operators, by their folders, whose kernels could not be compiled or launched, and why."""
 
 
 def kernels_wanted() -> bool:
@@ -39,13 +46,44 @@ def kernels_wanted() -> bool:
     return said == "auto"
 
 
-def kernel_runs(*tensors: Tensor, dtypes: Collection[torch.dtype] = FLOATS) -> bool:
-    """Whether the kernel is to be launched on these tensors; those of integers may have any type."""
+def kernel_runs(operator: str, *tensors: Tensor, dtypes: Collection[torch.dtype] = FLOATS) -> bool:
+    """Whether the operator's kernel is to be launched on these tensors; those of integers may have any type."""
     return (
         kernels_wanted()
+        and operator not in failed
         and all(x.is_cuda and (x.dtype in dtypes or not x.is_floating_point()) for x in tensors)
         and _device_can(tensors[0].device)
     )
+
+
+def computed(operator: str, runs: bool, on: Tensor, kernel: Callable[[Any], Any], reference: Callable[[], T]) -> T:
+    """What the kernel gives where it runs; else, or where it cannot be compiled or launched, what the reference gives.
+
+    Args:
+        operator: the folder in `fuse/kernels/`.
+        runs: what `kernel_runs` says.
+        on: a tensor on the device.
+        kernel: is given the operator's module `launch`; must leave its arguments as they were where it fails.
+        reference: the same in plain torch.
+    """
+    if runs:
+        try:
+            with launching_on(on):
+                found: T = kernel(import_module(f"fuse.kernels.{operator}.launch"))
+                return found
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # triton's compiler, its C compiler and the driver raise errors of many types
+            if on.is_cuda and torch.cuda.is_current_stream_capturing():
+                raise  # what cannot be captured is not the kernel's fault
+            failed[operator] = f"{type(error).__name__}: {first_line(error)}"
+            warnings.warn(
+                f"The kernel of {operator} cannot run here ({failed[operator].rstrip('.:')}): plain torch takes its "
+                f"place, more slowly. {VARIABLE}=off does so from the start, and does not try.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    return reference()
 
 
 def launching_on(tensor: Tensor) -> AbstractContextManager[Any]:

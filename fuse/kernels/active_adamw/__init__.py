@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fuse.kernels.active_adamw import reference
-from fuse.kernels.dispatch import kernel_runs, launching_on
+from fuse.kernels.dispatch import computed, kernel_runs
 
 
 def active_adamw(
@@ -83,14 +83,10 @@ def _step(
     weight_decay: float,
     decoupled: bool,
 ) -> None:
-    settings = (count, lr, beta1, beta2, epsilon, weight_decay, decoupled)
-    if not kernel_runs(*parameters, *grads, *means, *squares, count, lr, beta1, dtypes=(torch.float32,)):
-        reference.step(parameters, grads, means, squares, *settings)
-        return
-    from fuse.kernels.active_adamw import launch
-
-    with launching_on(count):
-        launch.step(parameters, grads, means, squares, *settings)
+    tensors = (*parameters, *grads, *means, *squares, count, lr, beta1)
+    runs = kernel_runs("active_adamw", *tensors, dtypes=(torch.float32,))
+    given = (parameters, grads, means, squares, count, lr, beta1, beta2, epsilon, weight_decay, decoupled)
+    computed("active_adamw", runs, count, lambda launch: launch.step(*given), lambda: reference.step(*given))
 
 
 @_step.register_fake

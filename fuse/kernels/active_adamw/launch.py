@@ -46,16 +46,20 @@ def step(
     if programs is None:
         programs = PER_PROCESSOR * torch.cuda.get_device_properties(count.device).multi_processor_count
     tensors = (*parameters, *given, *means, *squares, active, scales, lr, beta1)
-    kernels.move_kernel[(programs,)](
-        *tensors,
-        **sizes,
-        beta2=beta2,
-        rest2=1 - beta2,
-        epsilon=epsilon,
-        decay=weight_decay,
-        decoupled=decoupled,
-        experts=experts,
-        power=triton.next_power_of_2(experts),
-        block=kernels.BLOCK,
-        num_warps=kernels.WARPS,
-    )
+    try:
+        kernels.move_kernel[(programs,)](
+            *tensors,
+            **sizes,
+            beta2=beta2,
+            rest2=1 - beta2,
+            epsilon=epsilon,
+            decay=weight_decay,
+            decoupled=decoupled,
+            experts=experts,
+            power=triton.next_power_of_2(experts),
+            block=kernels.BLOCK,
+            num_warps=kernels.WARPS,
+        )
+    except Exception:
+        count -= active  # nobody has moved
+        raise

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fuse.kernels.dispatch import kernel_runs, launching_on, seeds_mapped, unfolded
+from fuse.kernels.dispatch import computed, kernel_runs, seeds_mapped, unfolded
 from fuse.kernels.interval_gat import reference
 from fuse.kernels.interval_gat.reference import Nodes
 
@@ -99,31 +99,35 @@ _OUTPUTS = (
 )
 def _forward(*inputs: Any) -> tuple[Tensor, ...]:
     *given, picture = inputs
-    if _kernel_runs(given):
-        from fuse.kernels.interval_gat import launch
+    nodes, rest = Nodes(*given[:6]), (*given[6:], picture)
 
-        with launching_on(given[0]):
-            return launch.forward(Nodes(*given[:6]), given[6], given[7], given[8], picture)
-    seeds = _seeds(given, len(given[6]))
-    each = [reference.forward(Nodes(*mine[:6]), mine[6], mine[7], mine[8], picture) for mine in seeds]
-    return each[0] if len(each) == 1 else tuple(map(torch.cat, zip(*each, strict=True)))
+    def by_reference() -> tuple[Tensor, ...]:
+        seeds = _seeds(given, len(given[6]))
+        each = [reference.forward(Nodes(*mine[:6]), mine[6], mine[7], mine[8], picture) for mine in seeds]
+        return each[0] if len(each) == 1 else tuple(map(torch.cat, zip(*each, strict=True)))
+
+    runs = _kernel_runs(given)
+    return computed("interval_gat", runs, given[0], lambda launch: launch.forward(nodes, *rest), by_reference)
 
 
 @torch.library.custom_op("mer::interval_gat_backward", mutates_args=(), schema=f"({_OUTPUTS}, {_INPUTS}) -> Tensor[]")
 def _backward(*inputs: Any) -> list[Tensor]:
     given = inputs[6:]
-    if _kernel_runs(given):
-        from fuse.kernels.interval_gat import launch
+    kept, nodes = (inputs[:2], inputs[2:4], inputs[4:6]), Nodes(*given[:6])
 
-        with launching_on(given[0]):
-            return launch.backward(inputs[:2], inputs[2:4], inputs[4:6], Nodes(*given[:6]), *given[6:])
-    each = [
-        reference.backward(mine[:2], mine[2:4], mine[4:6], Nodes(*mine[6:12]), *mine[12:])
-        for mine in _seeds(inputs, len(given[6]))
-    ]
-    for found in each:
-        found[4] = found[4][None]
-    return each[0] if len(each) == 1 else list(map(torch.cat, zip(*each, strict=True)))
+    def by_reference() -> list[Tensor]:
+        each = [
+            reference.backward(mine[:2], mine[2:4], mine[4:6], Nodes(*mine[6:12]), *mine[12:])
+            for mine in _seeds(inputs, len(given[6]))
+        ]
+        for found in each:
+            found[4] = found[4][None]
+        return each[0] if len(each) == 1 else list(map(torch.cat, zip(*each, strict=True)))
+
+    runs = _kernel_runs(given)
+    return computed(
+        "interval_gat", runs, given[0], lambda launch: launch.backward(*kept, nodes, *given[6:]), by_reference
+    )
 
 
 def _seeds(inputs: Sequence[Tensor | None], seeds: int) -> list[tuple[Any, ...]]:
@@ -135,7 +139,7 @@ def _seeds(inputs: Sequence[Tensor | None], seeds: int) -> list[tuple[Any, ...]]
 
 def _kernel_runs(given: Sequence[Tensor | None]) -> bool:
     there = [x for x in given if x is not None]
-    return max(there[0].shape[-1], there[-4].shape[-1]) <= WIDEST and kernel_runs(*there)
+    return max(there[0].shape[-1], there[-4].shape[-1]) <= WIDEST and kernel_runs("interval_gat", *there)
 
 
 @_forward.register_fake

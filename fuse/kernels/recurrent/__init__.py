@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from fuse.kernels.dispatch import kernel_runs, launching_on, seeds_mapped
+from fuse.kernels.dispatch import computed, kernel_runs, seeds_mapped
 from fuse.kernels.recurrent import reference
 
 WIDEST = 256
@@ -102,7 +102,7 @@ def lstm_scan(
 
 def scan_runs(hidden: int, *tensors: Tensor) -> bool:
     """Whether a scan of these tensors is a kernel's, not the reference's."""
-    return hidden <= WIDEST and kernel_runs(*tensors)
+    return hidden <= WIDEST and kernel_runs("recurrent", *tensors)
 
 
 def _check(gates: Tensor, weight: Tensor, lengths: Tensor, each: int) -> None:
@@ -117,12 +117,13 @@ def _check(gates: Tensor, weight: Tensor, lengths: Tensor, each: int) -> None:
 
 def _run(name: str, hidden: int, *inputs: Tensor) -> Any:
     """What the kernels' function of this name makes of the inputs, or the reference's."""
-    if not scan_runs(hidden, *inputs):
-        return getattr(reference, name)(*inputs)
-    from fuse.kernels.recurrent import launch
-
-    with launching_on(inputs[0]):
-        return getattr(launch, name)(*inputs)
+    return computed(
+        "recurrent",
+        scan_runs(hidden, *inputs),
+        inputs[0],
+        lambda launch: getattr(launch, name)(*inputs),
+        lambda: getattr(reference, name)(*inputs),
+    )
 
 
 @torch.library.custom_op("mer::gru_scan", mutates_args=())

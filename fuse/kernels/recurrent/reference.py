@@ -1,8 +1,8 @@
 """The scans of `fuse.kernels.recurrent` in plain torch: a loop over time, its derivative by hand.
 
 Axes: S seeds, D directions (the second runs from the last frame to the first), T frames of the longest, B sequences,
-H hidden width. What is kept for the backward pass is K H wide: K = 4 (r, z, n and U_n h + b) of a GRU, 5 (i, f, g, o
-and c) of an LSTM.
+H hidden width. What is kept for the backward pass is K H wide, and anything in the padding: K = 4 (r, z, n and
+U_n h + b) of a GRU, 5 (i, f, g, o and c) of an LSTM.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def gru_backward(
     lengths: Int[Tensor, "S B"],
 ) -> Float[Tensor, "S D T B 4*H"]:
     """The loss's derivative by each gate's input (r, z, n) and by U_n h + b, zero in the padding."""
-    w = _wide(weight)
+    w, kept = _wide(weight), torch.where(_inside(kept, lengths), kept, 0.0)
     carried = torch.zeros_like(w[..., :1, :])
     grads = []
     for here, dh, h, own in _backwards(grad, states, kept, lengths):
@@ -84,7 +84,7 @@ def lstm_backward(
     lengths: Int[Tensor, "S B"],
 ) -> Float[Tensor, "S D T B 4*H"]:
     """The loss's derivative by each gate's input (i, f, g, o), zero in the padding."""
-    w = _wide(weight)
+    w, kept = _wide(weight), torch.where(_inside(kept, lengths), kept, 0.0)
     carried = dc = torch.zeros_like(w[..., :1, :])
     grads = []
     cells = kept[..., 4 * grad.shape[-1] :]

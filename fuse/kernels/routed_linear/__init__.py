@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fuse.kernels.dispatch import autocast_to, kernel_runs, launching_on, seeds_mapped
+from fuse.kernels.dispatch import autocast_to, computed, kernel_runs, seeds_mapped
 from fuse.kernels.routed_linear import reference
 
 
@@ -68,24 +68,26 @@ def routed_linear(
 
 @torch.library.custom_op("mer::routed_linear", mutates_args=())
 def _forward(x: Tensor, chosen: Tensor, order: Tensor, starts: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    if kernel_runs(x, chosen, order, starts, weight, bias):
-        from fuse.kernels.routed_linear import launch
-
-        with launching_on(x):
-            return launch.forward(x, chosen, order, starts, weight, bias)
-    return reference.forward(x, order, starts, weight, bias)
+    return computed(
+        "routed_linear",
+        kernel_runs("routed_linear", x, chosen, order, starts, weight, bias),
+        x,
+        lambda launch: launch.forward(x, chosen, order, starts, weight, bias),
+        lambda: reference.forward(x, order, starts, weight, bias),
+    )
 
 
 @torch.library.custom_op("mer::routed_linear_backward", mutates_args=())
 def _backward(
     grad: Tensor, x: Tensor, chosen: Tensor, order: Tensor, starts: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if kernel_runs(grad, x, chosen, order, starts, weight):
-        from fuse.kernels.routed_linear import launch
-
-        with launching_on(x):
-            return launch.backward(grad, x, chosen, order, starts, weight)
-    return reference.backward(grad, x, order, starts, weight)
+    return computed(
+        "routed_linear",
+        kernel_runs("routed_linear", grad, x, chosen, order, starts, weight),
+        x,
+        lambda launch: launch.backward(grad, x, chosen, order, starts, weight),
+        lambda: reference.backward(grad, x, order, starts, weight),
+    )
 
 
 @_forward.register_fake

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fuse.kernels.dispatch import autocast_to, kernel_runs, launching_on, seeds_mapped
+from fuse.kernels.dispatch import autocast_to, computed, kernel_runs, seeds_mapped
 from fuse.kernels.sum_product import reference
 
 
@@ -56,24 +56,18 @@ def sum_product_linear(
 
 @torch.library.custom_op("mer::sum_product_linear", mutates_args=())
 def _forward(t: Tensor, s: Tensor, rest: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    if kernel_runs(t, s, rest, weight, bias):
-        from fuse.kernels.sum_product import launch
-
-        with launching_on(t):
-            return launch.forward(t, s, rest, weight, bias)
-    return reference.forward(t, s, rest, weight, bias)
+    given = (t, s, rest, weight, bias)
+    runs = kernel_runs("sum_product", *given)
+    return computed("sum_product", runs, t, lambda launch: launch.forward(*given), lambda: reference.forward(*given))
 
 
 @torch.library.custom_op("mer::sum_product_linear_backward", mutates_args=())
 def _backward(
     grad: Tensor, t: Tensor, s: Tensor, rest: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    if kernel_runs(grad, t, s, rest, weight):
-        from fuse.kernels.sum_product import launch
-
-        with launching_on(t):
-            return launch.backward(grad, t, s, rest, weight)
-    return reference.backward(grad, t, s, rest, weight)
+    given = (grad, t, s, rest, weight)
+    runs = kernel_runs("sum_product", *given)
+    return computed("sum_product", runs, t, lambda launch: launch.backward(*given), lambda: reference.backward(*given))
 
 
 @_forward.register_fake
