@@ -46,5 +46,5 @@ def average_draws(
 
 
 def noise_like(sigma: Float[Tensor, "*_"]) -> Float[Tensor, "*_"]:
-    """A sample of N(0, sigma^2), elementwise."""
-    return torch.randn_like(sigma) * sigma
+    """A sample of N(0, sigma^2), elementwise, drawn in float32 whatever its type."""
+    return torch.randn_like(sigma, dtype=torch.float32) * sigma
