@@ -80,7 +80,7 @@ def answers(site: Site, requests: Sequence[Request]) -> Iterator[list[Answer]]:
                 f"{requests[position][0].id!r}: that is not the clips' fault. `mer doctor` tells more."
             )
         utterance, numbers = requests[position]
-        where = utterance.path or utterance.sound
+        where = utterance.path or utterance.sound or utterance.signals
         reason = f"{f'{where}: ' if where else ''}the process that read it died ({died_of})"
         died.append([Answer(Failed(reason), None, encoded=False)] * len(numbers))
         position += 1

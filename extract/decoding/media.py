@@ -301,7 +301,7 @@ def _is_picture(container: Any) -> bool:
 
 def _reason(utterance: Utterance, what: str) -> str:
     known = f" (known of this release: {utterance.known_defect})" if utterance.known_defect else ""
-    return f"{utterance.path}: {what}{known}"
+    return f"{utterance.path or utterance.sound or utterance.signals}: {what}{known}"
 
 
 def _refuse_cut_riff(path: Path) -> None:

@@ -139,11 +139,11 @@ class Encoder:
         there: NDArray[np.bool_] = np.asarray(measured.any(axis=1))
         if not there.any():
             return Failed("no window has a channel that was measured for half of it")
-        values, known = signals.values.astype(np.float64), signals.measured
+        values, known = signals.values, signals.measured
         bands = [self._power(values, known, band) for band in config.bands_hz]
         frames = np.zeros((len(windows), values.shape[1], len(config.statistics) + len(bands)))
         for frame, ticks in enumerate(windows):
-            seen, own = known[ticks], values[ticks]
+            seen, own = known[ticks], values[ticks].astype(np.float64)
             seconds = np.arange(len(own))[:, None] / config.clock_hz
             numbers = [STATISTICS[name](own, seen, seconds) for name in config.statistics]
             numbers += [np.log(_mean(band[ticks], seen) + FLOOR) for band in bands]
@@ -166,13 +166,13 @@ class Encoder:
         return found
 
     def _power(
-        self, values: NDArray[np.float64], known: NDArray[np.bool_], band: tuple[float, float]
+        self, values: NDArray[np.float32], known: NDArray[np.bool_], band: tuple[float, float]
     ) -> NDArray[np.float64]:
         """Power of each channel in a band, tick by tick (ticks, channels); gaps are bridged by straight lines first."""
         from scipy.signal import butter, sosfiltfilt
 
         sections = butter(4, band, btype="bandpass", fs=self.config.clock_hz, output="sos")
-        bridged = values.copy()
+        bridged = values.astype(np.float64)
         ticks = np.arange(len(values))
         for channel in range(values.shape[1]):
             there = known[:, channel]

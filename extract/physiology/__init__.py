@@ -18,9 +18,16 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
 from cache_schema.errors import DataError
+from extract.dataset import LONGEST_SECONDS
 
 SETTLE_SECONDS = 4.0
 """What is read before and after an utterance, so that the filter that precedes a lower rate has settled."""
+
+FASTEST_HZ = 1e6
+"""No device measures a body more often."""
+
+LARGEST = 1e30
+"""No unit makes a measured number larger; its square is still a number."""
 
 Normalize = Literal["subject", "recording", "none"]
 """Whose mean and standard deviation make the z-scores of a channel."""
@@ -114,7 +121,7 @@ def make_channel(times: NDArray[np.float64], values: NDArray[np.float64], where:
     """A channel of the samples that are numbers, None where there is none.
 
     Raises:
-        DataError: time does not increase; names `where`.
+        DataError: time does not increase, or times or values are none of a recording; names `where`.
     """
     there = np.isfinite(values) & np.isfinite(times)
     if not there.all():  # else channels of one clock share its times
@@ -124,7 +131,14 @@ def make_channel(times: NDArray[np.float64], values: NDArray[np.float64], where:
     if (np.diff(times) <= 0).any():
         at = times[1:][np.diff(times) <= 0][0]
         raise DataError(f"{where}: time does not increase at {at:g} s.")
-    return Channel(times, values)
+    if (largest := np.abs(values).max()) > LARGEST:
+        raise DataError(f"{where}: it holds {largest:g}, larger than anything that is measured.")
+    channel = Channel(times, values)
+    if channel.spacing < 1 / FASTEST_HZ:
+        raise DataError(f"{where}: a sample every {channel.spacing:g} s, more often than any device measures.")
+    if times[-1] - times[0] > LONGEST_SECONDS:
+        raise DataError(f"{where}: it lasts {times[-1] - times[0]:g} s, longer than any recording. Time is in seconds.")
+    return channel
 
 
 def pooled(parts: Sequence[Moments]) -> Moments:

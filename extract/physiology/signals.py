@@ -9,11 +9,13 @@ from pathlib import Path
 from cache_schema.errors import DataError, first_line
 from cache_schema.rows import Absent, Failed
 from cache_schema.samples import Utterance
+from extract.dataset import LONGEST_SECONDS
 from extract.decoding.streams import is_short
 from extract.physiology import Moments, Recording, SignalRequest, Signals, named, on_clock
 from extract.physiology.digests import digest_in, state_of
 from extract.physiology.subjects import subject_moments
 
+LONGEST_REASON = 300
 RECORDINGS_AT_HAND = 1
 """Whole recordings that a process keeps: a subject's utterances follow one another. DEAP's take 100 MB each."""
 
@@ -55,6 +57,9 @@ def decode_signals(
             when = f"begins ({start:.2f} s)" if start >= recording.seconds else f"does ({end:.2f} s)"
             reason = f"the recording ends at {recording.seconds:.2f} s, before the utterance {when}"
             return {}, digest, Failed(f"{utterance.signals}: {reason}")
+        if end - start > LONGEST_SECONDS:
+            reason = f"from second {start:g} to {end:g}, longer than any recording: give start and end, or other times"
+            return {}, digest, Failed(f"{utterance.signals}: {reason}")
         found = {
             request: on_clock(recording, request, start, end, moments if request.normalize == "subject" else {})
             for request in requests
@@ -63,11 +68,17 @@ def decode_signals(
         raise  # this process may not survive the next clip
     except Exception as error:  # noqa: BLE001 - a recording may be broken in any way; the run goes on without it
         reason = first_line(error).removeprefix(f"{root}/").removeprefix(utterance.signals).lstrip("/:, ")
-        return {}, None, Failed(f"{utterance.signals}: {reason}")
+        return {}, None, Failed(f"{utterance.signals}: {_shown(reason)}")
     for request, signals in found.items():
         if not signals.measured.any():
             return {}, digest, Absent(f"none of {named(request.channels)} was measured during the utterance")
     return found, digest, None
+
+
+def _shown(reason: str) -> str:
+    """A reason that may quote what stands in a file, for people: not all of it, and no control characters."""
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in reason[:LONGEST_REASON])
+    return shown + ("..." if len(reason) > LONGEST_REASON else "")
 
 
 @lru_cache(maxsize=RECORDINGS_AT_HAND)

@@ -100,7 +100,12 @@ def test_a_table_has_channels_of_any_rate(tmp_path: Path) -> None:
         ("a,b\n1,2\n", "must name a column `time`"),
         ("time,x\n0,1\n0,2\n", r"x: time does not increase at 0 s"),
         ("time,x\n,1\n", "every row needs a time"),
+        ("time,x\n0,1\n1e-9,1\n", "a sample every 1e-09 s, more often than any device measures"),
+        ("time,x\n0,1\n1e9,1\n", r"it lasts 1e\+09 s, longer than any recording"),
+        ("time,x\x1b[31m\n0,1\n", "holds a control character"),
+        ("time" + "".join(f",c{n}" for n in range(5000)), "has 5001 columns"),
         ("time,x\n0,=cmd\n", "cannot be read"),
+        ("time,x\n0,1\n1,-1e308\n", r"it holds 1e\+308, larger than anything"),
         ("time,x\n", "every row needs a time"),
         ("time,x,x\n0,1,1\n", "each once"),
         ("", "must name a column `time`"),
@@ -127,6 +132,10 @@ def test_a_wristband_folder_has_a_clock_for_each_sensor(tmp_path: Path) -> None:
     for name, text, said in (
         ("EDA", "1000.0\n", "first two rows"),
         ("EDA", "1000.0\n0\n1\n", "rate above 0"),
+        ("EDA", "nan\n4\n1\n", "session's time"),
+        ("EDA", "1000.0\n1e999\n1\n", "rate above 0"),
+        ("EDA", "1e12\n4\n1\n", "not one session"),
+        ("IBI", "1000.0, IBI\nnan,0.8\n", "every row needs a time"),
         ("ACC", "1,1\n2,2\n3,3\n", "has 2 columns, and must have 3"),
         ("HR", "a\nb\n", "cannot be read"),
         ("IBI", "IBI\n", "must begin with the session's time"),
@@ -153,6 +162,13 @@ def test_what_cannot_be_read_is_a_reason_and_no_end_of_the_run(tmp_path: Path) -
         "s.csv: the recording ends at 3.00 s, before the utterance begins (9.00 s)"
     )
     assert reason(signals="s.csv", start=2.0, end=3.2) is None
+    (tmp_path / "unix.csv").write_text("time,EDA\n1763757520,1\n1763757521,2\n", encoding="utf-8")
+    whole = reason(signals="unix.csv")
+    assert isinstance(whole, Failed) and "longer than any recording: give start and end" in whole.reason
+    assert reason(signals="unix.csv", start=1763757520.0, end=1763757521.0) is None
+    (tmp_path / "rude.csv").write_text("time,EDA\n0,\x1b[31m" + "9" * 5000, encoding="utf-8")
+    rude = reason(signals="rude.csv")
+    assert isinstance(rude, Failed) and rude.reason.isprintable() and len(rude.reason) < 400
     longer = reason(signals="s.csv", start=2.0, end=1e6)
     assert isinstance(longer, Failed) and longer.reason.endswith("before the utterance does (1000000.00 s)")
     for broken in ("noise.dat", "nowhere.csv", "empty", "noise.dat/x.csv"):
@@ -174,8 +190,8 @@ def test_a_recording_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_recording_that_takes_all_memory_ends_a_child_and_not_the_run(tmp_path: Path) -> None:
-    """Two samples a nanosecond apart and one ten seconds later: a grid of ten thousand million points."""
-    rows = "".join(f"{second},{second}\n" for second in (0, 1e-9, 2e-9, 3e-9, 4e-9, 5.0))
+    """Samples at 100 kHz and one five hours later: a grid of two thousand million points."""
+    rows = "".join(f"{second},{second}\n" for second in (0, 1e-5, 2e-5, 3e-5, 4e-5, 2e4))
     (tmp_path / "fast.csv").write_text(f"time,EDA\n{rows}", encoding="utf-8")
     (tmp_path / "good.csv").write_text("time,EDA\n0,1\n1,2\n2,2\n", encoding="utf-8")
     needs, limits = [Needs(signals=request("EDA"))], DecodeLimits(gigabytes=0.5, seconds=60)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_schema.errors import DataError, first_line
+from extract.dataset import LONGEST_SECONDS
 from extract.physiology import Channel, Recording, make_channel
 
 REGULAR = ("ACC", "BVP", "EDA", "HR", "TEMP")
@@ -48,6 +49,8 @@ def read(path: Path) -> Recording:
         for name, column in zip(_names(sensor), values.T, strict=True):
             begins[name], series[name] = begin, (times, column)
     zero = min(begins.values())
+    if (apart := max(begins.values()) - zero) > LONGEST_SECONDS:
+        raise DataError(f"{path}: its files begin up to {apart:g} s apart: not one session.")
     found: dict[str, Channel] = {}
     seconds = 0.0
     for name, (times, values) in series.items():
@@ -65,7 +68,7 @@ def _names(sensor: str) -> tuple[str, ...]:
 def _regular(file: Path, columns: int) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
     """(Unix time of the first sample, seconds from it, values (samples, columns))."""
     table = _numbers(file, columns, skip=0)
-    if len(table) < 2 or not (table[1] > 0).all():
+    if len(table) < 2 or not (table[1] > 0).all() or not np.isfinite(table[:2]).all():
         raise DataError(f"{file}: the first two rows must be the session's time and a rate above 0 Hz.")
     return float(table[0, 0]), np.arange(len(table) - 2) / table[1, 0], table[2:]
 
@@ -79,6 +82,8 @@ def _beats(file: Path) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]
     except ValueError as error:
         raise DataError(f"{file}: the first row must begin with the session's time, and it is {head!r}.") from error
     table = _numbers(file, 2, skip=1)
+    if not np.isfinite([begin, *table[:, 0]]).all():
+        raise DataError(f"{file}: every row needs a time in seconds.")
     return begin, table[:, 0], table[:, 1:]
 
 

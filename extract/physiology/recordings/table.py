@@ -16,6 +16,7 @@ from cache_schema.errors import DataError, first_line
 from extract.physiology import Channel, Recording, make_channel
 
 TIME = "time"
+MOST_COLUMNS = 4096
 LONGEST_HEADER = 1 << 20
 """Bytes of the longest first line that is read."""
 
@@ -37,6 +38,10 @@ def _header(path: Path) -> list[str]:
         header = [column.strip() for column in next(csv.reader([first.decode("utf-8-sig").rstrip()]), [])]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read: {first_line(error)}.") from error
+    if len(header) > MOST_COLUMNS:
+        raise DataError(f"{path} has {len(header)} columns, and no recording has more than {MOST_COLUMNS}.")
+    if not all(column.isprintable() for column in header):
+        raise DataError(f"{path}: a column's name holds a control character.")
     if TIME not in header or len(header) < 2 or len(set(header)) < len(header) or "" in header:
         raise DataError(f"{path}: the first line must name a column `{TIME}` (seconds) and the channels, each once.")
     return header
