@@ -1,13 +1,15 @@
-"""Stress of extraction: a corpus of damaged files, with good clips among them, and damaged annotations.
+"""Stress of extraction: damaged files and recordings, with good ones among them, and damaged annotations.
 
     python -m bench.stress_media [files] [annotations] [seed]
+    python -m bench.stress_media --signals [recordings] [seed]
     python -m bench.stress_media --speed
 
 The files (`bench.hostile_media`) are extracted as a folder, twice, and the good clips among them once more alone. Every
 file ends as a recorded failure, or is read, the same way both times; the good clips' features are those of the run
 without the bad ones. Each damaged root of annotations (`bench.hostile_annotations`) is enumerated and its samples are
-stored, or refused in one line. `--speed` compares decoding in processes with decoding in threads. The figures of one
-run are in `bench/results/stress_media.md`.
+stored, or refused in one line. `--signals` does with physiological recordings (`bench.hostile_signals`) what is done
+with files; good subjects have two recordings, and some that cannot be read. `--speed` compares decoding in processes
+with decoding in threads. The figures of one run are in `bench/results/stress_media.md`.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
@@ -31,6 +33,9 @@ from unittest.mock import patch
 
 from bench.hostile_annotations import hostile_roots
 from bench.hostile_media import bombs, hostile_files, make_good, make_special
+from bench.hostile_signals import bombs as signal_bombs
+from bench.hostile_signals import make_root as make_signals
+from bench.hostile_signals import write_manifest
 from cache_schema.canonical import sha256_hex
 from cache_schema.errors import MerError
 from cache_schema.samples import Utterance
@@ -44,7 +49,10 @@ from extract.synthetic import SyntheticSpec, make_corpus
 
 ENCODERS = ("mfcc", "logmel", "resnet")
 SETTINGS = ("resnet.fps=1",)
+OF_SIGNALS = ("physio",)
+SIGNAL_SETTINGS = ('physio.channels=["EDA","TEMP","BVP","HR","IBI","GSR","Fp1"]', "physio.bands_hz=[[4,8],[8,14]]")
 GOOD_CLIPS = 40
+GOOD_SUBJECTS = 16
 RUNS_AT_ONCE = 3
 DATASET = "folder"
 
@@ -89,16 +97,17 @@ def make_root(root: Path, files: int, good_clips: int, seed: int, with_bombs: bo
     return kinds, sorted(path.stem for path in root.glob("*-good.mp4"))
 
 
-def run_apart(root: Path, store: Path) -> Run:
+def run_apart(root: Path, store: Path, encoders: Sequence[str], settings: Sequence[str]) -> Run:
     """Extract the folder in a process of its own."""
-    command = [sys.executable, "-m", "bench.stress_media", "--extract", str(root), str(store)]
+    given = json.dumps([str(root), str(store), encoders, settings])
+    command = [sys.executable, "-m", "bench.stress_media", "--extract", given]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     figures = json.loads(done.stdout)
     figures["slowest"] = tuple(figures["slowest"])
     return Run(outcomes(store), **figures)
 
 
-def extract_and_measure(root: Path, store: Path) -> dict[str, Any]:
+def extract_and_measure(root: Path, store: Path, encoders: Sequence[str], settings: Sequence[str]) -> dict[str, Any]:
     """Extract the folder here; returns the figures of `Run`."""
     slowest, children = ("", 0.0), 0
     decode, start = quarantine.decode, quarantine._Child.__init__
@@ -107,7 +116,7 @@ def extract_and_measure(root: Path, store: Path) -> dict[str, Any]:
         nonlocal slowest
         began = time.perf_counter()
         clip = decode(root, utterance, *rest)
-        slowest = max(slowest, (utterance.path, time.perf_counter() - began), key=lambda pair: pair[1])
+        slowest = max(slowest, (utterance.id, time.perf_counter() - began), key=lambda pair: pair[1])
         return clip
 
     def counted(self: Any, *given: Any) -> None:
@@ -117,7 +126,7 @@ def extract_and_measure(root: Path, store: Path) -> dict[str, Any]:
 
     with patch.object(pipeline, "decode", timed), patch.object(quarantine._Child, "__init__", counted):
         report = extract(
-            DATASET, root, str(store), encoders=ENCODERS, weights="random-small", device="cpu", settings=SETTINGS
+            DATASET, root, str(store), encoders=encoders, weights="random-small", device="cpu", settings=settings
         )
     quarantine.close()
     return {
@@ -175,11 +184,29 @@ def stress_files(folder: Path, files: int, good_clips: int, seed: int, with_bomb
     (folder / "good").mkdir()
     for name in good:
         shutil.copy(folder / "hostile" / f"{name}.mp4", folder / "good")
+    return compared(kinds, good, *three_runs(folder, ENCODERS, SETTINGS))
+
+
+def stress_signals(folder: Path, count: int, subjects: int, seed: int, with_bombs: bool = True) -> str:
+    """The same with physiological recordings."""
+    hostile, good_root, marker = folder / "hostile", folder / "good", folder / "a program of a file ran"
+    hostile.mkdir()
+    kinds, good = make_signals(hostile, count, subjects, seed, signal_bombs(marker) if with_bombs else {})
+    rows = [json.loads(line) for line in (hostile / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+    for name in good:
+        shutil.copytree(hostile / name, good_root / name)
+    write_manifest(good_root, [(row["id"], row["signals"], row["speaker"]) for row in rows if row["id"] in good])
+    table = compared(kinds, good, *three_runs(folder, OF_SIGNALS, SIGNAL_SETTINGS))
+    assert not marker.exists(), "a program of a file ran"
+    return table
+
+
+def three_runs(folder: Path, encoders: Sequence[str], settings: Sequence[str]) -> list[Run]:
+    """Extract `hostile` twice, and `good`."""
     roots = (folder / "hostile", folder / "hostile", folder / "good")
     stores = [folder / name for name in ("first", "again", "alone")]
     with ThreadPoolExecutor(RUNS_AT_ONCE) as pool:
-        first, again, alone = pool.map(run_apart, roots, stores)
-    return compared(kinds, good, first, again, alone)
+        return list(pool.map(run_apart, roots, stores, repeat(encoders), repeat(settings)))
 
 
 def compared(kinds: dict[str, str], good: list[str], first: Run, again: Run, alone: Run) -> str:
@@ -190,18 +217,19 @@ def compared(kinds: dict[str, str], good: list[str], first: Run, again: Run, alo
     """
     assert first.outcome.keys() == {*kinds, *good}, "a file was left out"
     assert all(not text.startswith("absent") for name in good for text in first.outcome[name].values())
-    same = {f: sum(first.outcome[i][f] == alone.outcome[i][f] for i in good) for f in ENCODERS}
+    features = list(first.outcome[good[0]])
+    same = {f: sum(first.outcome[i][f] == alone.outcome[i][f] for i in good) for f in features}
     differ = [id_ for id_, found in first.outcome.items() if found != again.outcome[id_]]
     counts = Counter((kinds.get(id_, "good"), became(found)) for id_, found in first.outcome.items())
-    lines = [f"{len(kinds)} bad files and {len(good)} good clips, {len(ENCODERS)} features", ""]
+    lines = [f"{len(kinds)} bad and {len(good)} good ones, {len(features)} features", ""]
     lines += [f"  {'kind':26}{'failed':>8}{'absent':>8}{'read':>8}"]
     for kind in dict.fromkeys((*kinds.values(), "good")):
         lines += [f"  {kind:26}" + "".join(f"{counts[kind, what]:8}" for what in ("failed", "absent", "read"))]
     lines += ["", f"the same in a second run: {len(first.outcome) - len(differ)} of {len(first.outcome)}"]
-    lines += [f"good clips as without the bad files, bit by bit: {', '.join(f'{f} {n}' for f, n in same.items())}"]
-    for name, run in (("with bad files", first), ("again", again), ("good clips alone", alone)):
+    lines += [f"good ones as without the bad ones, bit by bit: {', '.join(f'{f} {n}' for f, n in same.items())}"]
+    for name, run in (("with bad ones", first), ("again", again), ("good ones alone", alone)):
         lines += [
-            f"{name}: {run.seconds:.0f} s, slowest clip {run.slowest[1]:.1f} s ({run.slowest[0]}), most memory "
+            f"{name}: {run.seconds:.0f} s, slowest {run.slowest[1]:.1f} s ({run.slowest[0]}), most memory "
             f"{run.run_mb:.0f} MB, of a decoding process {run.child_mb:.0f} MB, {run.children} such processes"
         ]
     reasons = Counter(
@@ -211,7 +239,7 @@ def compared(kinds: dict[str, str], good: list[str], first: Run, again: Run, alo
         if text.startswith("failed")
     )
     lines += ["", "most frequent reasons:"] + [f"  {n:5} {reason}" for reason, n in reasons.most_common(12)]
-    differs = [f"{f} of {id_}" for id_ in differ for f in ENCODERS if first.outcome[id_][f] != again.outcome[id_][f]]
+    differs = [f"{f} of {id_}" for id_ in differ for f in features if first.outcome[id_][f] != again.outcome[id_][f]]
     assert not differ, f"read differently a second time: {differs[:5]}"
     assert all(n == len(good) for n in same.values()), same
     return "\n".join(lines)
@@ -250,7 +278,13 @@ def speed(folder: Path, clips: int = 200, rounds: int = 7) -> str:
 
 def main(arguments: list[str]) -> None:
     if arguments[:1] == ["--extract"]:
-        print(json.dumps(extract_and_measure(Path(arguments[1]), Path(arguments[2]))))
+        root, store, encoders, settings = json.loads(arguments[1])
+        print(json.dumps(extract_and_measure(Path(root), Path(store), encoders, settings)))
+        return
+    if arguments[:1] == ["--signals"]:
+        count, seed = (int(a) for a in (*arguments[1:], *("1000", "0")[len(arguments) - 1 :]))
+        with tempfile.TemporaryDirectory() as scratch:
+            print(stress_signals(Path(scratch), count, GOOD_SUBJECTS, seed))
         return
     if arguments == ["--speed"]:
         with tempfile.TemporaryDirectory() as scratch:
