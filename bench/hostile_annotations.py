@@ -30,6 +30,11 @@ ROOTS: dict[str, dict[str, str]] = {
         "one.mp4": "",
         "two.wav": "",
     },
+    "folder of recordings": {
+        "manifest.csv": "id,signals,speaker,start,end,label\na,one.csv,Ann,0,1,joy\nb,two,Ann,,,anger\n",
+        "one.csv": "time,EDA,TEMP\n0,1.5,33\n0.5,2.5,\n1,2,33.5\n",
+        "two/EDA.csv": "1500000000.0\n4.0\n0.1\n0.2\n",
+    },
     "meld": {
         **{f"{part}_sent_emo.csv": MELD_HEADER + MELD_LINE.format(turn=0) for part in ("train", "dev", "test")},
         "train_splits/dia0_utt0.mp4": "",

@@ -56,10 +56,10 @@ def good_recording(form: str, seed: int) -> Recording:
     files = {}
     for sensor, hz in (("EDA", 4), ("TEMP", 4), ("BVP", 64), ("HR", 1)):
         values = level + np.cumsum(rng.normal(0, 0.02, SECONDS * hz))
-        files[f"session/{sensor}.csv"] = "\n".join(["1000.0", f"{hz}.0", *(f"{v:.4f}" for v in values)]).encode()
+        files[f"session/{sensor}.csv"] = "\n".join(["1500000000.0", f"{hz}.0", *(f"{v:.4f}" for v in values)]).encode()
     beats = np.cumsum(rng.uniform(0.7, 0.9, 45))
     rows = [f"{at:.4f},{gap:.4f}" for at, gap in zip(beats, np.diff(beats, prepend=0.0), strict=True) if at < SECONDS]
-    return files | {"session/IBI.csv": "\n".join(["1000.0, IBI", *rows]).encode()}
+    return files | {"session/IBI.csv": "\n".join(["1500000000.0, IBI", *rows]).encode()}
 
 
 @cache

@@ -164,7 +164,7 @@ def enumerate_hostile(folder: Path, count: int, seed: int) -> Iterator[tuple[str
         try:
             found = DATASETS.load(dataset).enumerate_corpus(root, quarantine.probe)
             for utterance in found.utterances:
-                for path in (utterance.path, utterance.sound):
+                for path in (utterance.path, utterance.sound, utterance.signals):
                     assert path is None or not (path.startswith("/") or ".." in path.split("/")), path
             store = FeatureStore.open(folder / "store", mode="a")
             name = f"{root.name}-{dataset}"

@@ -39,7 +39,7 @@ def _header(path: Path) -> list[str]:
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read: {first_line(error)}.") from error
     if len(header) > MOST_COLUMNS:
-        raise DataError(f"{path} has {len(header)} columns, and no recording has more than {MOST_COLUMNS}.")
+        raise DataError(f"{path} has more columns than any recording: {MOST_COLUMNS} are read at most.")
     if not all(column.isprintable() for column in header):
         raise DataError(f"{path}: a column's name holds a control character.")
     if TIME not in header or len(header) < 2 or len(set(header)) < len(header) or "" in header:
