@@ -9,7 +9,7 @@ NAMES = ("auto", "cpu", "cuda", "cuda:0", "mps")
 """Such as are asked for; torch names all that it was ever ported to."""
 
 
-def resolve(device: str) -> str:
+def resolve_device(device: str) -> str:
     """The torch device that `device` means: auto is a GPU where there is one.
 
     Raises:
@@ -25,6 +25,8 @@ def resolve(device: str) -> str:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         if "device type" in first_line(error):
-            raise SettingsError(f"--device {device}: " + unknown_name("device", device, list(NAMES))) from error
-        raise SettingsError(f"--device {device}: {first_line(error)}. `mer doctor` says what is there.") from error
+            raise SettingsError(unknown_name("device", device, list(NAMES))) from error
+        raise SettingsError(
+            f"The device {device!r} cannot be used ({first_line(error).rstrip('.')}); `mer doctor` says which can be."
+        ) from error
     return device

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cache_schema.errors import SettingsError, first_line
 from cache_schema.feature_spec import ArraySpec, FeatureSpec, Modality
 from cache_schema.rows import Failed
+from compute.memory import keep_freed
 from extract.encoder import EncoderConfig
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ def load(model: str, checkpoint: Checkpoint, device: str, compute_dtype: str, **
     import transformers
     from safetensors import SafetensorError
 
+    from compute.products import accelerate
+
     with quiet():
         try:
             loaded, report = getattr(transformers, model).from_pretrained(
@@ -108,7 +111,8 @@ def load(model: str, checkpoint: Checkpoint, device: str, compute_dtype: str, **
             f"{checkpoint.encoder}: {checkpoint.folder} lacks {len(lacking)} weights of {model}, as {lacking[0]!r}; "
             "fetch the checkpoint again."
         )
-    return loaded.requires_grad_(False).eval().to(device=device, dtype=getattr(torch, compute_dtype))
+    keep_freed()
+    return accelerate(loaded).requires_grad_(False).eval().to(device=device, dtype=getattr(torch, compute_dtype))
 
 
 @contextmanager

@@ -23,13 +23,12 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from cache_schema.errors import SettingsError, first_line
 from cache_schema.feature_spec import FeatureSpec
 from cache_schema.plan import Segment
-from cache_schema.registry import unknown_name
 from cache_schema.rows import Absent, Failed, Row
 from cache_schema.samples import Utterance
 from cache_schema.writer import FeatureWriter
+from compute.device import resolve_device
 from extract.decoding.quarantine import DEFAULT_LIMITS, DecodeLimits, decode
 from extract.encoder import Clip, Encoder, EncoderConfig, Needs
 from extract.physiology.subjects import recordings_by_subject
@@ -228,30 +227,6 @@ def _decode_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def resolve_device(device: str) -> str:
-    """The torch device that `device` means.
-
-    Raises:
-        SettingsError: torch knows no such device, or there is none on this machine.
-    """
-    if device == "cpu":
-        return device
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        if "device type" in first_line(error):  # torch names all that it was ever ported to
-            known = ["auto", "cpu", "cuda", "cuda:0", "mps"]
-            raise SettingsError(f"--device {device}: " + unknown_name("device", device, known)) from error
-        raise SettingsError(
-            f"--device {device}: {first_line(error)}. `mer doctor` says what devices there are."
-        ) from error
-    return device
 
 
 def _touches(job: Job, segment: Segment, only: set[str] | None) -> bool:

@@ -15,6 +15,7 @@ from cache_schema.parts import Samples
 from cache_schema.registry import unknown_name
 from cache_schema.samples import Utterance
 from cache_schema.store import FeatureStore
+from compute.device import resolve_device
 from extract import cluster, pipeline, recognition
 from extract.card import put_card
 from extract.cluster import WorkerReport
@@ -176,7 +177,7 @@ def extract(
         _refuse_all_missing(corpus, utterances, root)
 
     if scheduler is None and device != "auto":
-        pipeline.resolve_device(device)  # before anything is written
+        resolve_device(device)  # before anything is written
     listening = None if recognise is None else recognition.whisper_checkpoint(weights)
     store = FeatureStore.open(store_path, mode="a", say=say)
     _refuse_mixing(store, corpus, root)
@@ -184,7 +185,7 @@ def extract(
         utterances = recognition.kept(utterances, store.samples(corpus.corpus.name))
     if listening is not None:
         language = {"corpus": spoken, "auto": None}.get(recognise or "", recognise)
-        keep, at = partial(store.append_samples, corpus.corpus), pipeline.resolve_device(device)
+        keep, at = partial(store.append_samples, corpus.corpus), resolve_device(device)
         utterances = recognition.recognise_missing(utterances, root, listening, language, at, keep, say)
     elif texts and (silent := sum(recognition.is_wanted(u) and u.recognised is None for u in utterances)):
         say(f"{silent} of {len(utterances)} utterances have no transcript: --recognise lets Whisper write them.")

@@ -29,9 +29,9 @@ from fuse.archs import ARCHS
 from fuse.companions import Sources, with_companions
 from fuse.data import Dataset, Laid
 from fuse.model import Model
+from fuse.placement import require_device
 from fuse.prediction import Predictions
 from fuse.reader import unlabelled
-from fuse.train import require_device
 from fuse.training.seeds import assess
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from fuse import metrics, run_files
 from fuse.archs import ARCHS
 from fuse.corpora import Request, load_ids
 from fuse.data import Dataset
+from fuse.placement import require_device
 from fuse.prediction import Predictions
 from fuse.run import Run
 from fuse.run import load as load_run
-from fuse.train import require_device
 from fuse.training.seeds import assess
 
 

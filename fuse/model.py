@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from compute.products import accelerate
 from fuse.arch import Architecture, Batch, Output
 from fuse.nn.lengths import frame_mask
 
@@ -24,14 +25,14 @@ class Model(nn.Module):
     architecture sees it, and the modality's length is set to zero; so are companions, which are not there then.
 
     Args:
-        network: the architecture's module.
+        network: the architecture's module; its linear layers become `compute.products.Linear`.
         scales: modality -> mean and standard deviation of each feature dimension, shaped as a frame; kept as the
             buffers `scale` = 1 / deviation and `shift` = -mean / deviation.
     """
 
     def __init__(self, network: Architecture, scales: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         super().__init__()
-        self.network = network
+        self.network = accelerate(network)
         for modality in network.modalities:
             mean, deviation = scales[modality]
             self.register_buffer(f"scale_{modality}", 1 / deviation)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cache_schema.window import WINDOW_BYTES
+from compute.device import resolve_device
 from fuse.data import Selection
 from fuse.windows import Windowed
 
@@ -92,6 +93,17 @@ def where(folds: Mapping[str, Selection], device: torch.device) -> str:
     if isinstance(data, Windowed):
         return f"read in windows of {data.window_bytes / 1e6:.3g} MB, shuffled within them"
     return f"resident, {bytes_of(folds) / 1e6:.3g} MB on {device}"
+
+
+def require_device(device: str) -> torch.device:
+    """The device that `device` means.
+
+    Raises:
+        SettingsError: it is unknown to torch, or absent.
+    """
+    if device == "auto" or device.startswith("cuda"):
+        prepare_cuda()
+    return torch.empty(0, device=resolve_device(device)).device
 
 
 def prepare_cuda() -> None:

@@ -20,9 +20,10 @@ from fuse.corpora import load_folds
 from fuse.data import Dataset
 from fuse.degrade import Degradation
 from fuse.evaluate import recorded_data
+from fuse.placement import require_device
 from fuse.run import Run
 from fuse.run import load as load_run
-from fuse.train import code_digest, request_of, require_device, train_run, versions
+from fuse.train import code_digest, request_of, train_run, versions
 from fuse.training.seeds import Progress, assess, warn
 from fuse.training.workers import Workers
 

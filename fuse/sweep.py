@@ -22,10 +22,11 @@ from fuse import metrics
 from fuse.archs import ARCHS
 from fuse.cells import key_of
 from fuse.corpora import load_selection
+from fuse.placement import require_device
 from fuse.prediction import DivergedError
 from fuse.protocols import Protocol
 from fuse.run_files import write_json
-from fuse.train import code_digest, request_of, require_device, settings, versions
+from fuse.train import code_digest, request_of, settings, versions
 from fuse.training.losses import check
 from fuse.training.seeds import Job, Progress, warn
 from fuse.training.workers import Workers

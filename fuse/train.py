@@ -25,7 +25,7 @@ from fuse.card import CARD, model_card
 from fuse.corpora import Request, Source, load_folds
 from fuse.data import Selection
 from fuse.degrade import Degradation
-from fuse.placement import describe_device, prepare_cuda, where
+from fuse.placement import describe_device, require_device, where
 from fuse.precision import resolved
 from fuse.protocols import Protocol
 from fuse.run import FORMAT, RunRecord, new_folder, write_documents
@@ -260,23 +260,6 @@ def settings(module: ModuleType, arch: str, assignments: Sequence[str]) -> tuple
             raise SettingsError(unknown_name(f"setting of {arch} or of training", name, known))
         mine[name in module.Config.model_fields].append(assignment)
     return config.with_assignments(mine[True], arch), training.with_assignments(mine[False], "training")
-
-
-def require_device(device: str) -> torch.device:
-    """The device; refused if it is not there.
-
-    Raises:
-        SettingsError: it is unknown to torch, or absent.
-    """
-    try:
-        if torch.device(device).type == "cuda":
-            prepare_cuda()
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        if "device type" in reason:  # torch names all that it was ever ported to
-            raise SettingsError(unknown_name("device", device, ["cpu", "cuda", "cuda:0", "mps"])) from error
-        raise SettingsError(f"The device {device!r} cannot be used ({reason}); try --device cpu.") from error
 
 
 def code_digest(module: ModuleType) -> str:

@@ -21,10 +21,10 @@ from typing import Any
 from cache_schema.errors import SettingsError
 from cache_schema.samples import Utterance
 from cache_schema.store import FeatureStore
+from compute.device import resolve_device
 from extract.clips import DATASET, Clip, cut, extract_clips, listen, open_clips
 from extract.clips.matching import match
 from extract.clips.windows import Cutting
-from extract.pipeline import resolve_device
 from extract.recognition import Recogniser, is_wanted, whisper_checkpoint
 from fuse.answers import Answer, Trained, answer, open_trained
 

@@ -22,6 +22,7 @@ from cache_schema.errors import DataError, MerError, SettingsError, StoreError, 
 from cache_schema.feature_spec import FeatureSpec
 from cache_schema.plan import Segment
 from cache_schema.store import FeatureStore
+from compute.device import resolve_device
 from extract import pipeline
 from extract.decoding.quarantine import DecodeLimits
 from extract.encoder import EncoderConfig
@@ -255,7 +256,7 @@ def device_for(asked: str, rank: int) -> str:
     Raises:
         SettingsError: there is no such device here.
     """
-    device = pipeline.resolve_device(asked)
+    device = resolve_device(asked)
     if asked != "auto" or device == "cpu":
         return device
     import torch

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from compute.device import resolve_device
 from extract.encoder import Needs
 from extract.health.finding import Examined, Finding, Level
 from extract.health.media import SOUND_HZ, opened
@@ -23,7 +24,6 @@ def check(
     Raises:
         SettingsError: Whisper's weights are not at hand, or it does not know the corpus's language.
     """
-    from extract.pipeline import resolve_device
     from extract.recognition import Recogniser, whisper_checkpoint
 
     language = examined.store.samples(examined.dataset).corpus.language.partition("-")[0].lower()

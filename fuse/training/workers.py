@@ -23,6 +23,7 @@ from typing import Any, Self
 import torch
 
 from cache_schema.errors import MerError, first_line
+from compute.memory import keep_freed
 from fuse.placement import on_device
 from fuse.training.seeds import ApartError, Job, Progress, Say, SeedResult, pool, train_seed, train_seeds, warn
 
@@ -39,6 +40,7 @@ class Workers:
     """
 
     def __init__(self, jobs: int | None = None, say: Say = warn) -> None:
+        keep_freed()
         self.jobs, self.say = jobs or len(_cores()), say
         self._pool: ProcessPoolExecutor | None = None
         self._others = set(multiprocessing.active_children())
@@ -134,6 +136,7 @@ _events: Any = None
 def _begin(events: Any, cores: Any) -> None:
     global _events
     _events = events
+    keep_freed()
     # A process each where all cores are used: one that moves leaves its data in another core's cache. With fewer
     # processes than cores nothing is pinned, so that two runs do not share the same ones.
     core = cores.get()

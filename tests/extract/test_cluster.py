@@ -376,7 +376,7 @@ def work(run: Any, monkeypatch: pytest.MonkeyPatch) -> Work:
         ({"witness": ("gone.wav", 7)}, r"gone\.wav cannot be read there"),
         ({"store": "/nowhere"}, "the store /nowhere is not visible there"),
         ({"parts": ("part-00000-0123456789abcdef",)}, "is another one, without the samples of this run"),
-        ({"device": "cuda:99"}, "--device cuda:99"),
+        ({"device": "cuda:99"}, "The device .cuda:99. cannot be used"),
     ],
 )
 def test_what_a_worker_lacks_is_named(work: Work, changes: dict[str, Any], message: str) -> None:

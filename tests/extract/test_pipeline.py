@@ -220,7 +220,7 @@ def test_a_limit_extracts_the_first_utterances_and_the_rest_follows(run: Any) ->
         ({"settings": ["mfcc.hops=3"]}, "field"),
         ({"settings": ["vit.layer=3"]}, "vit.layer=3.*this run has roberta, mfcc, resnet"),
         ({"crop": "nose"}, "resnet: crop = 'nose'"),
-        ({"device": "tpu9"}, "--device tpu9"),
+        ({"device": "tpu9"}, "The device .tpu9. cannot be used"),
         ({"dataset": "mled"}, "no dataset called 'mled'. Did you mean 'meld'"),
     ],
 )
