@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema.store import FeatureStore
+from extract.dataset import some
 from extract.decoding.streams import StreamError
 from extract.physiology.digests import digest_of
 from extract.physiology.subjects import input_of, recordings_by_subject
@@ -19,7 +20,7 @@ class Replaced:
 
     Attributes:
         dataset: its name in the store.
-        path: the file, relative to the data root.
+        path: the file, relative to the data root; of what is normalised by several recordings of a subject, all these.
         samples: the ids whose features are of the other content, in the corpus's order.
         features: the names of these features.
     """
@@ -80,7 +81,7 @@ def replaced(
                 there = [digest for path in files if (digest := digests[path]) is not None]
                 expected = [input_of(there)] if several else there
                 if len(there) == len(files) and inputs[id_] not in expected:
-                    ids, features = wrong.setdefault(" or ".join(files), ({}, {}))
+                    ids, features = wrong.setdefault(some(files) if several else " or ".join(files), ({}, {}))
                     ids[id_] = features[feature] = None
         for path, (ids, features) in wrong.items():
             yield Replaced(name, path, tuple(ids), tuple(features))

@@ -47,6 +47,7 @@ from extract.dataset import (
     require_root,
     some,
 )
+from extract.decoding import quarantine
 from extract.physiology.recordings.deap import BASELINE_SECONDS, CHANNELS, TRIAL_SECONDS, VIDEOS, read_ratings
 
 SUMMARY = "DEAP: physiology of 32 people during 40 music videos, valence and arousal from 1 to 9 (40 channels)"
@@ -130,7 +131,8 @@ def _files(root: Path) -> dict[str, Path]:
 
 def _own_ratings(subject: str, file: Path) -> Ratings:
     """The ratings that stand in the subject's own file."""
-    ratings: Ratings = {(subject, video): tuple(row) for video, row in enumerate(read_ratings(file).tolist(), 1)}
+    rows = quarantine.read_apart(read_ratings, file).tolist()
+    ratings: Ratings = {(subject, video): tuple(row) for video, row in enumerate(rows, 1)}
     for trial, row in ratings.items():
         _require_scale(f"{file}, video {trial[1]}", row)
     return ratings

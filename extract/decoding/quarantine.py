@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 
 from pydantic import Field
 
-from cache_schema.errors import MerError, SettingsError, first_line
+from cache_schema.errors import DataError, MerError, SettingsError, first_line
 from cache_schema.samples import Utterance
 from cache_schema.settings import Spec
 from extract.decoding import media
@@ -99,6 +99,19 @@ def probe(path: Path, limits: DecodeLimits = DEFAULT_LIMITS) -> float | None:
     except DecoderDied:
         return None
     return seconds
+
+
+def read_apart(read: Callable[[Path], Any], path: Path, limits: DecodeLimits = DEFAULT_LIMITS) -> Any:
+    """What `read(path)` returns, in another process: for a file that an annotation stands in.
+
+    Raises:
+        DataError: the process died of it.
+        MerError: what `read` raises.
+    """
+    try:
+        return _ask(read, (path.absolute(),), limits.seconds or LEAST_SECONDS, limits)
+    except DecoderDied as error:
+        raise DataError(f"{path} {error}.") from error
 
 
 class DecoderDied(Exception):  # noqa: N818 - it says what happened

@@ -153,7 +153,7 @@ def test_a_replaced_recording_is_told_of_all_its_subjects_samples(root: Path, tm
     assert list(replaced(FeatureStore.open(store), root)) == []
     write(root, "ann-task", 31.0)
     (found,) = replaced(FeatureStore.open(store), root)
-    assert (found.path, found.samples) == ("ann-rest.csv or ann-task.csv", ("ann-rest", "ann-task"))
+    assert (found.path, found.samples) == ("ann-rest.csv, ann-task.csv", ("ann-rest", "ann-task"))
     assert run(root, store, retry_replaced=True).features[0].encoded == 2
     run(root, tmp_path / "at once")
     assert bits(store) == bits(tmp_path / "at once")
