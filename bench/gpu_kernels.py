@@ -1,8 +1,8 @@
 """The operators of `fuse/kernels/` on a device: first whether they are right, then how fast they are.
 
 Every folder of `fuse/kernels/` is an operator. Its `cases.py` says on which inputs it is tested (`hostile`,
-`realistic`), what does the same (`rivals`), and, if the operator is not called like its folder, which it is
-(`OPERATOR`).
+`realistic`), what does the same (`rivals`), which cases are measured first, against which rivals under torch.compile
+(`TARGETS`, `COMPILED`), and, if the operator is not called like its folder, which it is (`OPERATOR`).
 An operator returns tensors, or moves its arguments in place and returns nothing.
 """
 
@@ -12,7 +12,6 @@ import importlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,14 +20,14 @@ import torch
 from torch import Tensor
 
 from bench.clock import Clock, Floor, Time, Work
+from bench.gpu_apart import BrokenDeviceError, Item, Row
 from cache_schema.errors import first_line
+from fuse.kernels import dispatch
 
 KERNELS = Path(__file__).resolve().parents[1] / "fuse" / "kernels"
 LIMITS = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 """Greatest error of an output relative to the greatest output of the float64 reference, and so of gradients: one that
 cancels out next to large ones has no digits to lose."""
-UNROLLED = 16
-"""Steps of a loop over time up to which torch.compile is asked: it unrolls them."""
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -53,27 +52,87 @@ def operators() -> Iterator[Operator]:
 # ---------------------------------------------------------------------------------------------------- correctness
 
 
-def check(operator: Operator, device: torch.device, seeds: Sequence[int], small: bool) -> Iterator[dict[str, Any]]:
-    """Each case in each type: the greatest error against float64, and whether a second run gives the same bits."""
-    for kind, dtype in TYPES.items():
-        for count in seeds:
-            listed = operator.cases.hostile if small else operator.cases.cases
-            for name, inputs in listed(device, dtype, count):
-                row = {"operator": operator.name, "case": name, "type": kind, "seeds": count}
-                try:
-                    first, second = (results(operator.run, copied(inputs, None)) for _ in range(2))
-                    exact = results(operator.run, copied(inputs, torch.float64))
-                    wrong = max(distance(x, y) for x, y in zip(first, exact, strict=True))
-                except Exception as error:  # noqa: BLE001 - also what triton's compiler raises is a result
-                    why = f"{type(error).__name__}: {first_line(error)}"
-                    yield row | {"error": None, "repeatable": False, "right": False, "why": why}
-                    continue
-                same = all(
-                    equal(x, y)
-                    for one, other in zip(first, second, strict=True)
-                    for x, y in zip(one, other, strict=True)
-                )
-                yield row | {"error": wrong, "repeatable": same, "right": same and wrong <= LIMITS[dtype], "why": ""}
+def named(name: str) -> Operator:
+    """The operator of this folder."""
+    return next(operator for operator in operators() if operator.name == name)
+
+
+def check(name: str, kind: str, device: torch.device, seeds: Sequence[int], small: bool) -> Iterator[Row]:
+    """The greatest error against float64 in each case, and whether a second run gives the same bits.
+
+    Args:
+        name: of the operator.
+        kind: of `TYPES`.
+        device: where it runs.
+        seeds: how many models at once, in hostile cases; realistic ones are of the first number.
+        small: no realistic cases.
+    """
+    operator, dtype = named(name), TYPES[kind]
+    listed = [(operator.cases.hostile, count) for count in seeds]
+    for cases, count in listed if small else [*listed, (operator.cases.realistic, seeds[0])]:
+        for case, inputs in cases(device, dtype, count):
+            row = {"operator": name, "case": case, "type": kind, "seeds": count}
+            try:
+                same, wrong = compared(operator.run, inputs)
+                require_kernel(name)
+                row |= {"error": wrong, "repeatable": same, "right": same and wrong <= LIMITS[dtype], "why": ""}
+            except Exception as error:  # noqa: BLE001 - also what triton's compiler raises is a result
+                require_alive(device)
+                row |= {"error": None, "repeatable": False, "right": False, "why": said(error)}
+            yield row
+            del inputs  # may be gigabytes, and the next ones are made before they are forgotten
+
+
+def compared(run: Callable[..., Any], inputs: Sequence[Any]) -> tuple[bool, float]:
+    """Whether a second run gives the same bits, and the error against float64."""
+    first = results(run, copied(inputs, None))
+    same = identical(first, results(run, copied(inputs, None)))
+    exact = results(run, copied(inputs, torch.float64))
+    return same, max(distance(x, y) for x, y in zip(first, exact, strict=True))
+
+
+class NoKernelError(Exception):
+    """The reference ran, since the kernel could not."""
+
+
+def require_kernel(name: str) -> None:
+    """An operator's kernel could run since this was asked last, or was not asked to.
+
+    Raises:
+        NoKernelError: it could not; says why.
+    """
+    why = dispatch.failed.pop(name, None)
+    if why:
+        raise NoKernelError(why)
+
+
+def require_alive(device: torch.device) -> None:
+    """The device still works, after an error.
+
+    Raises:
+        BrokenDeviceError: it does nothing more for this process.
+    """
+    if device.type != "cuda":
+        return
+    try:
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+    except RuntimeError as error:
+        raise BrokenDeviceError(first_line(error)) from error
+
+
+def said(error: Exception) -> str:
+    """An error in a row of a table."""
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+Results = tuple[list[Tensor], list[Tensor]]
+"""Of an operator: what it returns, and gradients."""
+
+
+def identical(one: Results, other: Results) -> bool:
+    """Whether all of it is equal to the bit."""
+    return all(equal(x, y) for a, b in zip(one, other, strict=True) for x, y in zip(a, b, strict=True))
 
 
 def copied(inputs: Sequence[Any], dtype: torch.dtype | None) -> list[Any]:
@@ -90,7 +149,7 @@ def copied(inputs: Sequence[Any], dtype: torch.dtype | None) -> list[Any]:
     return [own(x) for x in inputs]
 
 
-def results(run: Callable[..., Any], inputs: list[Any]) -> tuple[list[Tensor], list[Tensor]]:
+def results(run: Callable[..., Any], inputs: list[Any]) -> Results:
     """What an operator returns, or the arguments that it has moved; and the gradients of its inputs."""
     found = run(*inputs)
     if found is None:
@@ -109,12 +168,14 @@ def upstream(x: Tensor) -> Tensor:
 
 def distance(found: list[Tensor], exact: list[Tensor]) -> float:
     """The greatest difference over the greatest number of `exact` (1 where that is less than 1e-3)."""
-    pairs = [(x.double(), y.double()) for x, y in zip(found, exact, strict=True) if x.numel()]
-    most = max((float(y.abs().max()) for _, y in pairs), default=0.0)
-    wrong = [float((x - y).abs().max()) for x, y in pairs]
-    if any(w != w for w in wrong):
+    most = wrong = 0.0
+    for x, y in zip(found, exact, strict=True):
+        if x.numel():
+            most, far = max(most, float(y.abs().max())), float((x - y).abs().max())
+            wrong = far if far > wrong or far != far else wrong
+    if wrong != wrong:
         return float("inf")
-    return max(wrong, default=0.0) / (most if most > 1e-3 else 1.0)
+    return wrong / (most if most > 1e-3 else 1.0)
 
 
 def equal(x: Tensor, y: Tensor) -> bool:
@@ -125,61 +186,97 @@ def equal(x: Tensor, y: Tensor) -> bool:
 # ---------------------------------------------------------------------------------------------------- speed
 
 
+def items(seeds: Sequence[int], small: bool) -> list[Item]:
+    """What `measure` takes in turn: operator, type and number of seeds, all operators of one number before the next."""
+    kinds = ("fp32",) if small else tuple(TYPES)
+    return [(operator.name, kind, count) for count in seeds for kind in kinds for operator in operators()]
+
+
 def measure(
-    operator: Operator, clock: Clock, floor: Floor, seeds: Sequence[int], small: bool, until: float
-) -> Iterator[dict[str, Any]]:
-    """Each realistic case, forward and forward with backward: the operator, and everything that does the same.
+    todo: Sequence[Item], clock: Clock, floor: Floor | None, targets: bool, small: bool, until: float
+) -> Iterator[Row]:
+    """Each realistic case, forward with backward and forward alone: the operator, and everything that does the same.
 
     Args:
-        operator: which.
+        todo: operators, types and numbers of seeds.
         clock: on which device.
-        floor: what the machine can do.
-        seeds: how many models at once.
+        floor: what the machine can do; None: it is measured, and the first row.
+        targets: the cases that the targets are about, torch.compile among the rivals; else the others, without.
         small: the first hostile case instead, quickly.
-        until: when (`time.perf_counter`) nothing more is begun.
+        until: when (`time.monotonic`) nothing more is begun.
     """
-    listed = operator.cases.hostile if small else operator.cases.realistic
-    for count in seeds:
-        for kind in ("fp32",) if small else TYPES:
-            for name, inputs in islice(listed(clock.device, TYPES[kind], count), 1 if small else None):
-                if time.perf_counter() > until:
-                    return
-                moved = bytes_of(operator, inputs)
-                for backward in (False, True) if differentiable(inputs) else (False,):
-                    row = {"operator": operator.name, "case": name, "type": kind, "seeds": count}
-                    row["pass"] = "forward + backward" if backward else "forward"
-                    limit = (3 if backward else 1) * moved / floor.bytes_per_second
-                    yield row | {"floor": limit, "times": ways(operator, inputs, clock, backward, small, until)}
+    if floor is None:
+        floor = Floor.measure(clock, small)
+        yield {"machine": floor}
+    for place, (name, kind, count) in enumerate(todo):
+        if time.monotonic() > until:
+            return
+        yield {"item": place}
+        operator = named(name)
+        asked = operator.cases.COMPILED if targets and not small else ()
+        row = {"operator": name, "case": "", "type": kind, "seeds": count, "pass": "", "floor": None}
+        try:
+            listed = operator.cases.hostile if small else operator.cases.realistic
+            for case, inputs in listed(clock.device, TYPES[kind], count):
+                row["case"] = case
+                if small or (case in operator.cases.TARGETS) is targets:
+                    for found in passes(operator, inputs, clock, floor, asked, until):
+                        yield row | found
+                del inputs  # may be gigabytes, and the next ones are made before they are forgotten
+                if small:
+                    break
+        except Exception as error:  # noqa: BLE001 - such as memory that runs out; the others are measured all the same
+            require_alive(clock.device)
+            yield row | {"times": {"mer": said(error)}}
+
+
+def passes(
+    operator: Operator, inputs: Sequence[Any], clock: Clock, floor: Floor, asked: Sequence[str], until: float
+) -> Iterator[Row]:
+    """Forward with backward, where there are gradients, and forward alone: the floor and the ways."""
+    moved = bytes_of(operator, inputs)
+    for backward in (True, False) if differentiable(inputs) else (False,):
+        if time.monotonic() > until:
+            return
+        limit = (3 if backward else 1) * moved / floor.bytes_per_second
+        row = {"pass": "forward + backward" if backward else "forward", "floor": limit}
+        yield row | {"times": ways(operator, inputs, clock, backward, asked, until)}
 
 
 def ways(
-    operator: Operator, inputs: Sequence[Any], clock: Clock, backward: bool, small: bool, until: float
+    operator: Operator, inputs: Sequence[Any], clock: Clock, backward: bool, asked: Sequence[str], until: float
 ) -> dict[str, Time | str]:
-    """Name of a way -> its time, or why it has none."""
-    rivals = dict(operator.cases.rivals())
-    forms: dict[str, Callable[..., Any]] = {"mer": operator.run, **rivals}
+    """Name of a way -> its time, or why it has none; of the rivals `asked` for under torch.compile, too."""
+    forms: dict[str, Callable[..., Any]] = {"mer": operator.run, **operator.cases.rivals()}
+    on_gpu = clock.device.type == "cuda"
     found: dict[str, Time | str] = {}
     for name, run in forms.items():
-        found[name] = attempt(lambda run=run: work_of(run, inputs, backward), clock, captured=False)  # type: ignore[misc]
-        if clock.device.type == "cuda":
-            found[f"{name}, graph"] = attempt(lambda run=run: work_of(run, inputs, backward), clock, captured=True)  # type: ignore[misc]
-        if name == "mer" or small or not compiles(operator, inputs) or time.perf_counter() > until:
-            continue
+        found[name] = attempt(operator, run, inputs, backward, clock, captured=False)
+        if on_gpu:
+            found[f"{name}, graph"] = attempt(operator, run, inputs, backward, clock, captured=True)
+    for name in asked:
+        if time.monotonic() > until:
+            break
         torch._dynamo.reset()
-        compiled: Any = torch.compile(run, dynamic=False)
-        for captured in (False, True) if clock.device.type == "cuda" else (False,):
-            title = f"{name}, compiled" + (", graph" if captured else "")
-            found[title] = attempt(lambda run=compiled: work_of(run, inputs, backward), clock, captured)  # type: ignore[misc]
+        compiled: Any = torch.compile(forms[name], dynamic=False)
+        found[f"{name}, compiled"] = attempt(operator, compiled, inputs, backward, clock, captured=False)
+        if on_gpu:
+            found[f"{name}, compiled, graph"] = attempt(operator, compiled, inputs, backward, clock, captured=True)
     return found
 
 
-def attempt(make: Callable[[], Work], clock: Clock, captured: bool) -> Time | str:
-    """The time of a piece of work; where it cannot be done or captured, why."""
+def attempt(
+    operator: Operator, run: Callable[..., Any], inputs: Sequence[Any], backward: bool, clock: Clock, captured: bool
+) -> Time | str:
+    """The time of a pass; where it cannot be done or captured, why."""
     try:
-        work = make()
-        return clock.time(clock.graph(work) if captured else work)
+        work = work_of(run, inputs, backward)
+        found = clock.time(clock.graph(work) if captured else work)
+        require_kernel(operator.name)
     except Exception as error:  # noqa: BLE001 - a rival that cannot run is a result
-        return f"{type(error).__name__}: {first_line(error)}"
+        require_alive(clock.device)
+        return said(error)
+    return found
 
 
 def work_of(run: Callable[..., Any], inputs: Sequence[Any], backward: bool) -> Work:
@@ -202,11 +299,6 @@ def work_of(run: Callable[..., Any], inputs: Sequence[Any], backward: bool) -> W
 def differentiable(inputs: Sequence[Any]) -> bool:
     """Whether any input has a gradient."""
     return any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
-
-
-def compiles(operator: Operator, inputs: Sequence[Any]) -> bool:
-    """Whether torch.compile is asked: not where it would unroll a long loop."""
-    return operator.name != "recurrent" or inputs[0].shape[1] <= UNROLLED
 
 
 def bytes_of(operator: Operator, inputs: Sequence[Any]) -> int:

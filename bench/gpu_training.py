@@ -2,25 +2,28 @@
 
 - mer: the seeds as one program (`fuse/training/program.py`), whose steps are CUDA graphs on a GPU;
 - eager: one model's steps as they come (`fuse/training/steps.py`), so many times as there are seeds;
-- compiled, and compiled with a graph: torch.compile over the model of one seed, default and `reduce-overhead`, on one
-  batch of the greatest length.
+- compiled, and compiled with a graph: torch.compile over the model of one seed, on one batch of the greatest length;
+  the graph is of the whole step.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache, partial
 from types import ModuleType
 from typing import Any
 
 import torch
 
 from bench.clock import Clock, Time
+from bench.gpu_apart import Item, Row
+from bench.gpu_kernels import require_alive, said
 from bench.meld_like import LONGEST, make_data
-from cache_schema.errors import first_line
 from fuse.archs import ARCHS
 from fuse.data import Dataset, Selection, scales
+from fuse.kernels import dispatch
 from fuse.model import Model
 from fuse.training.config import TrainConfig
 from fuse.training.loop import reproducible
@@ -38,43 +41,62 @@ SMALL: dict[str, dict[str, object]] = {
     "symphonia": {"d": 16, "layers": 1, "tokens": 2},
 }
 EPOCHS = 3
+TOGETHER, WHOLE = 5, 20
+"""Seeds and epochs of a whole training."""
 SHORT = 0.8
 """Seconds of the longest utterance of a small run."""
 
 
-def measure(clock: Clock, seeds: Sequence[int], count: int, small: bool, until: float) -> Iterator[dict[str, Any]]:
-    """A row for each architecture, kind of lengths and number of seeds.
+def items(seeds: Sequence[int], small: bool) -> list[Item]:
+    """What `measure` takes in turn, the most wanted first: architecture, what is measured, lengths, number of seeds."""
+
+    def epochs(lengths: str) -> list[Item]:
+        return [(name, "epochs", lengths, number) for number in seeds for name in ARCHITECTURES]
+
+    whole = [(name, "training", "real", 2 if small else TOGETHER) for name in ARCHITECTURES]
+    return [*epochs("real"), *whole, *[(name, "compiled", "real", 1) for name in ARCHITECTURES], *epochs("padded")]
+
+
+def measure(todo: Sequence[Item], clock: Clock, count: int, small: bool, until: float) -> Iterator[Row]:
+    """A row for each item: `section` is what was measured; `why` where it cannot be.
 
     Args:
+        todo: as `items`.
         clock: on which device.
-        seeds: how many models at once.
         count: utterances.
         small: small models.
-        until: when (`time.perf_counter`) nothing more is begun.
+        until: when (`time.monotonic`) nothing more is begun.
     """
-    for name in ARCHITECTURES:
-        module = ARCHS.load(name)
-        data, size = data_of(module, count, small), settings_of(module, small).batch_size
-        for lengths, own in (("real", data), ("padded", longest(data, size))):
-            for number in seeds:
-                if time.perf_counter() > until:
-                    return
-                row = {"arch": name, "lengths": lengths, "seeds": number, "utterances": len(own)}
-                try:
-                    yield row | epochs(module, own.to(clock.device), number, clock, small)
-                except Exception as error:  # noqa: BLE001 - the others are measured all the same
-                    yield row | {"why": f"{type(error).__name__}: {first_line(error)}"}
+    for place, (name, section, lengths, number) in enumerate(todo):
+        if time.monotonic() > until:
+            return
+        yield {"item": place}
+        measured: dict[str, Callable[[], Row]] = {
+            "epochs": partial(epochs, name, lengths, number, clock, count, small),
+            "training": partial(training, name, number, clock, count, small),
+            "compiled": partial(compiled, name, clock, count, small),
+        }
+        row = {"section": section, "arch": name, "lengths": lengths, "seeds": number}
+        try:
+            found = measured[section]()
+        except Exception as error:  # noqa: BLE001 - the others are measured all the same
+            require_alive(clock.device)
+            found = {"why": said(error)}
+        missing = sorted(dispatch.failed)
+        dispatch.failed.clear()
+        yield row | found | {"without kernels": missing}
 
 
-def longest(data: Dataset, size: int) -> Dataset:
-    """One batch's worth of utterances, each one the longest that there is, so often that they make as many steps."""
+@lru_cache
+def data_of(name: str, lengths: str, count: int, small: bool) -> Dataset:
+    """What an architecture reads, short where the run is small; "padded": one batch's worth of utterances, each one the
+    longest that there is, so often that they make as many steps."""
+    module = ARCHS.load(name)
+    if lengths == "real":
+        return make_data(module, count, longest=SHORT if small else LONGEST)
+    data, size = data_of(name, "real", count, small), settings_of(module, small).batch_size
     cost = torch.stack(list(data.lengths.values())).sum(dim=0)
     return data.select(cost.argmax().repeat(max(size, min(len(data), 4 * size))))
-
-
-def data_of(module: ModuleType, count: int, small: bool) -> Dataset:
-    """What the architecture reads, short where the run is small."""
-    return make_data(module, count, longest=SHORT if small else LONGEST)
 
 
 def settings_of(module: ModuleType, small: bool) -> TrainConfig:
@@ -90,14 +112,14 @@ def model_of(module: ModuleType, name: str, data: Dataset, small: bool) -> Model
     return Model(network, scales(data, True)).to(data.dialogues.device)
 
 
-def epochs(module: ModuleType, data: Dataset, seeds: int, clock: Clock, small: bool) -> dict[str, Any]:
+def epochs(name: str, lengths: str, seeds: int, clock: Clock, count: int, small: bool) -> Row:
     """Seconds of an epoch of `seeds` models, mer's way and eager; stages are added."""
-    name = module.__name__.rpartition(".")[2].replace("_", "-")
+    module, data = ARCHS.load(name), data_of(name, lengths, count, small).to(clock.device)
     config = settings_of(module, small)
-    mine, said = [], list[str]()
+    told = list[str]()
     with reproducible(0, None):
         models = [model_of(module, name, data, small) for _ in range(seeds)]
-        program = Program(models, data, data, config, range(seeds), said.append)
+        program = Program(models, data, data, config, range(seeds), told.append)
         program.rehearse()
         stages: tuple[str | None, ...] = models[0].network.stages or (None,)
         totals = [0.0] * (1 if small else EPOCHS)
@@ -115,26 +137,32 @@ def epochs(module: ModuleType, data: Dataset, seeds: int, clock: Clock, small: b
                 clock.wait()
                 if epoch >= 0:
                     totals[epoch] += time.perf_counter() - begun
-        mine = totals
         execution = program.execution
         program.release()
-        eager = eager_epoch(module, name, data, clock, small)
-    ours, steps = Time.of(mine), program.per_epoch * len(stages)
+    eager = eager_epoch(name, lengths, clock, count, small)
+    ours, steps = Time.of(totals), program.per_epoch * len(stages)
     return {
+        "utterances": len(data),
         "epoch": ours,
         "step": Time(*(x / steps for x in (ours.median, ours.low, ours.high))),
         "eager": eager.median * seeds,
         "over_eager": eager.median * seeds / ours.median,
         "execution": dict(execution),
-        "said": said,
+        "said": told,
     }
 
 
-def eager_epoch(module: ModuleType, name: str, data: Dataset, clock: Clock, small: bool) -> Time:
+@lru_cache
+def eager_epoch(name: str, lengths: str, clock: Clock, count: int, small: bool) -> Time:
     """Seconds of an epoch of one model, its steps one after the other."""
+    module, data = ARCHS.load(name), data_of(name, lengths, count, small).to(clock.device)
     config = settings_of(module, small)
-    model = model_of(module, name, data, small)
-    totals = [0.0] * (1 if small else EPOCHS)
+    with reproducible(0, None):
+        return _eager_epoch(model_of(module, name, data, small), data, config, clock, 1 if small else EPOCHS)
+
+
+def _eager_epoch(model: Model, data: Dataset, config: TrainConfig, clock: Clock, count: int) -> Time:
+    totals = [0.0] * count
     for number, stage in enumerate(model.network.stages or (None,)):
         model.network.stage = stage
         steps = PlainSteps(model, data, data, config, 0)
@@ -150,22 +178,21 @@ def eager_epoch(module: ModuleType, name: str, data: Dataset, clock: Clock, smal
     return Time.of(totals)
 
 
-def compiled(name: str, clock: Clock, count: int, small: bool) -> dict[str, Time | str]:
-    """A step of one model on one batch: eager, compiled, and compiled with a graph."""
-    module = ARCHS.load(name)
-    data = data_of(module, count, small).to(clock.device)
+def compiled(name: str, clock: Clock, count: int, small: bool) -> Row:
+    """A step of one model on its longest batch: eager, compiled, and compiled with a graph of the whole step."""
+    module, data = ARCHS.load(name), data_of(name, "real", count, small).to(clock.device)
     config = settings_of(module, small)
     order = torch.argsort(data.cost)[-config.batch_size :].to(clock.device)
     batch, criterion = data.batch(order), Loss(config, data)
+    zero = torch.zeros(1, dtype=torch.int64, device=clock.device)
     found: dict[str, Time | str] = {}
-    for way, mode in (("eager", ""), ("compiled", "default"), ("compiled, graph", "reduce-overhead")):
-        if small and mode:
-            continue
+    for way in ("eager",) if small else ("eager", "compiled"):
         model = model_of(module, name, data, small).train()
         model.network.stage = next(iter(model.network.stages), None)
-        optimization = Optimization(model.network, config, 1000, model.network.stage)
+        optimization = Optimization(model.network, config, 1000, model.network.stage, 1)
+        optimization.epoch_begins()
         torch._dynamo.reset()
-        forward: Any = torch.compile(model, mode=mode, dynamic=False) if mode else model
+        forward: Any = model if way == "eager" else torch.compile(model, dynamic=False)
 
         def step(forward: Any = forward, optimization: Optimization = optimization) -> None:
             loss = loss_of(forward(batch), batch, criterion)
@@ -173,26 +200,27 @@ def compiled(name: str, clock: Clock, count: int, small: bool) -> dict[str, Time
             torch.autograd.backward(loss)
             if config.clip is not None:
                 torch.nn.utils.clip_grad_norm_(optimization.parameters, config.clip)
-            optimization.step()
+            optimization.step_at(zero)
 
         try:
             found[way] = clock.time(step)
+            if way == "compiled" and clock.device.type == "cuda":
+                found["compiled, graph"] = clock.time(clock.graph(step))
         except Exception as error:  # noqa: BLE001 - what cannot be compiled is a result
-            found[way] = f"{type(error).__name__}: {first_line(error)}"
-    return found
+            require_alive(clock.device)
+            found[f"{way}, graph" if way in found else way] = said(error)
+    return {"times": found}
 
 
-def training(name: str, device: torch.device, count: int, epochs: int, seeds: int, small: bool) -> dict[str, Any]:
+def training(name: str, seeds: int, clock: Clock, count: int, small: bool) -> Row:
     """Seconds of a whole training of several seeds, from data in memory to measured validation."""
-    module = ARCHS.load(name)
-    data = data_of(module, count, small)
+    module, data = ARCHS.load(name), data_of(name, "real", count, small)
     cut, rows = len(data) * 4 // 5, torch.arange(len(data))
-    config = settings_of(module, small).model_copy(update={"max_epochs": epochs, "patience": epochs})
+    number = 1 if small else WHOLE
+    config = settings_of(module, small).model_copy(update={"max_epochs": number, "patience": number})
     folds = {"all": Selection(data.select(rows[:cut]), data.select(rows[cut:]))}
-    job = Job(name, module.Config(**(SMALL[name] if small else {})), config, folds, str(device), None)
+    job = Job(name, module.Config(**(SMALL[name] if small else {})), config, folds, str(clock.device), None)
     begun = time.perf_counter()
     results = train_seeds(replace(job, together=True), range(seeds), "all")
     seconds = time.perf_counter() - begun
-    return {"arch": name, "seeds": seeds, "epochs": epochs, "utterances": count, "seconds": seconds} | {
-        "execution": results[0].execution
-    }
+    return {"epochs": number, "utterances": count, "seconds": seconds, "execution": results[0].execution}
