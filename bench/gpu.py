@@ -237,7 +237,7 @@ def training(run: Run) -> bool:
             report.table(*HEADS[section], head=True)
         report.rows.setdefault(section, []).append(row)
         first = row["arch"], row["lengths"], str(row["seeds"])
-        report.table(*first, *(cells(row) if "why" not in row else [f"– ({row['why']})"]))
+        report.table(*first, *(cells(row) if "why" not in row else [*["–"] * (len(HEADS[section]) - 4), row["why"]]))
     return True
 
 

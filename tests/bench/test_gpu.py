@@ -146,6 +146,7 @@ def test_what_was_measured_is_kept_where_a_part_fails(monkeypatch: pytest.Monkey
     assert {row["why"] for row in found["correctness"]} == {"CompilationError: at 7:12"}
     assert {row["why"] for row in found["epochs"]} == {"CompilationError: at 7:12"} and len(found["training"]) == 4
     assert "Failed: targets: CompilationError: at 7:12." in said and "## Extraction" in said
+    assert "| hff | real | 1 | – | – | – | – | CompilationError: at 7:12 |" in said
 
 
 def test_processes_of_their_own_give_the_same(tmp_path: Path) -> None:
