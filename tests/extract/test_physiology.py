@@ -105,6 +105,7 @@ def test_a_table_has_channels_of_any_rate(tmp_path: Path) -> None:
         ("time,x\x1b[31m\n0,1\n", "holds a control character"),
         ("time" + "".join(f",c{n}" for n in range(5000)), "has more columns than any recording"),
         ("time,x\n0,=cmd\n", "cannot be read"),
+        ('time,x\n0,1\n1,"' + "\n" * (3 << 20), "cannot be read"),
         ("time,x\n0,1\n1,-1e308\n", r"it holds 1e\+308, larger than anything"),
         ("time,x\n", "every row needs a time"),
         ("time,x,x\n0,1,1\n", "each once"),

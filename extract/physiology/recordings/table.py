@@ -61,6 +61,8 @@ def read(path: Path) -> Recording:
         rows = pa_csv.read_csv(
             path,
             read_options=pa_csv.ReadOptions(column_names=header, skip_rows=1),
+            # a quote must not end with the block that it opens in
+            parse_options=pa_csv.ParseOptions(newlines_in_values=True),
             convert_options=pa_csv.ConvertOptions(
                 column_types=dict.fromkeys(header, pa.float64()),
                 null_values=["", "nan", "NaN", "NA"],
