@@ -3,7 +3,8 @@
 Encoders are full-size, with random weights, on the CPU. In one run, the variants taking turns, medians told:
 
 - `mer extract` with RoBERTa, HuBERT and ViT together, over plain transformers models that are given the same clips as
-  ready batches, each at the batch size that is its fastest here, with nothing around them;
+  ready batches, each at the batch size that is its fastest here, with nothing around them; once as transformers loads
+  them, and once with the matrix products that mer gives them (`compute/products.py`);
 - `mer extract` with each encoder alone, over the loop of `bench/per_clip.py`;
 - how far a process's memory grows, for a corpus and for one of four times as many clips;
 - `mer extract` where all is done.
@@ -24,7 +25,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,8 +46,10 @@ from bench.extraction import (
     pieces_of,
     plain_model,
 )
+from bench.machine import cpu_name
 from bench.store import Table
 from cache_schema.rows import Row
+from compute.products import accelerate
 from extract import pipeline
 from extract.encoder import Clip
 from extract.encoders import ENCODERS
@@ -57,6 +60,7 @@ from extract.weights.random_weights import make_random_checkpoint
 TOGETHER = ("roberta", "hubert", "vit")
 BATCH_SIZES = {"roberta": (16, 64), "hubert": (1, 4), "vit": (4, 8, 16)}
 """What the bare forwards are tried with: texts, clips or pictures."""
+PRODUCTS = ("torch's", "mer's")
 LEAST_TOGETHER = 0.9
 RESIDENT = """
 import sys
@@ -131,7 +135,7 @@ def main(arguments: list[str] | None = None) -> Table:
         sizes = replace(sizes, encoders=tuple(options.encoders.split(",")))
     table = Table(judged=not options.small)
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
-    table.say(f"{os.cpu_count()} cores ({_processor()}), {torch.get_num_threads()} threads, {versions}")
+    table.say(f"{os.cpu_count()} cores ({cpu_name()}), {torch.get_num_threads()} threads, {versions}")
     table.say(f"{per_clip.ffmpeg_version()}; load before the run {os.getloadavg()[0]:.1f}")
     table.say()
     with tempfile.TemporaryDirectory() as scratch, quiet(), kept_encoders():
@@ -152,11 +156,6 @@ def main(arguments: list[str] | None = None) -> Table:
     return table
 
 
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
 def prepare(folder: Path, sizes: Sizes, also: Sequence[str] = TOGETHER) -> None:
     """Make the corpora, and the weights of the encoders of the loops and of these."""
     make_clips(folder / "clips", sizes.clips, *sizes.picture)
@@ -170,30 +169,34 @@ def together(table: Table, folder: Path, sizes: Sizes) -> None:
     """The three encoders of a multimodal corpus in one run, over their bare forwards."""
     ours = Extraction(folder, TOGETHER)
     samples = ours().samples
-    bare = {name: Bare(name, folder) for name in TOGETHER}
-    walls: dict[str, list[float]] = {name: [] for name in ("all", *TOGETHER)}
-    cpus, rates = [], []
+    bare = {(name, products): Bare(name, folder, products) for name in TOGETHER for products in PRODUCTS}
+    walls: dict[str, list[float]] = {key: [] for key in (*PRODUCTS, *TOGETHER)}
+    cpus: dict[str, list[float]] = {products: [] for products in PRODUCTS}
+    rates = []
     for number in range(sizes.rounds):
-        watches: dict[str, Stopwatch] = {}
-        turns: list[tuple[str, Callable[[], object]]] = [("ours", ours), *bare.items()]
-        for name, work in turns if number % 2 else turns[::-1]:
-            with Stopwatch() as watches[name]:
+        with Stopwatch() as whole:
+            ours()
+        watches: dict[tuple[str, str], Stopwatch] = {}
+        for key, work in list(bare.items())[:: 1 if number % 2 else -1]:
+            with Stopwatch() as watches[key]:
                 work()
-        forwards = sum(watches[name].wall for name in TOGETHER)
-        walls["all"].append(forwards / watches["ours"].wall)
-        cpus.append(sum(watches[name].cpu for name in TOGETHER) / watches["ours"].cpu)
-        rates.append((samples / watches["ours"].wall, samples / forwards))
+        for products in PRODUCTS:
+            each = [watches[name, products] for name in TOGETHER]
+            walls[products].append(sum(watch.wall for watch in each) / whole.wall)
+            cpus[products].append(sum(watch.cpu for watch in each) / whole.cpu)
+        rates.append(samples / whole.wall)
         timing = ours.timing
         for name in TOGETHER:
-            walls[name].append(watches[name].wall / timing.per_encoder[name])
+            walls[name].append(watches[name, "mer's"].wall / timing.per_encoder[name])
     table.say(f"`mer extract` of {', '.join(TOGETHER)} over their bare forwards on ready batches, {samples} clips")
-    table.say(f"  best batches: {', '.join(f'{name} {b.size}' for name, b in bare.items())}; median of {sizes.rounds}")
-    whole, alone = (statistics.median(column) for column in zip(*rates, strict=True))
-    table.say(f"  {whole:.3f} samples/s; the bare forwards {alone:.3f}")
-    table.ratio("speed by the wall clock", statistics.median(walls["all"]), LEAST_TOGETHER)
-    table.ratio("speed by the processors' time", statistics.median(cpus))
+    table.say(f"  {statistics.median(rates):.3f} samples/s, median of {sizes.rounds}")
+    for products in PRODUCTS:
+        sizes_of = ", ".join(f"{name} {b.size}" for (name, which), b in bare.items() if which == products)
+        table.say(f"  bare forwards with {products} matrix products, best batches {sizes_of}")
+        table.ratio("  speed by the wall clock", statistics.median(walls[products]), LEAST_TOGETHER)
+        table.ratio("  speed by the processors' time", statistics.median(cpus[products]))
     for name in TOGETHER:
-        table.ratio(f"  {name}'s own part, by the wall clock", statistics.median(walls[name]))
+        table.ratio(f"    {name}'s own part, by the wall clock", statistics.median(walls[name]))
     table.say(f"  the last run waited {timing.decode_wait:.2f} s for decoding, {timing.write_wait:.2f} s for writing")
     table.say()
 
@@ -204,10 +207,13 @@ class Bare:
     Args:
         name: of the encoder.
         folder: where corpus and weights lie.
+        products: torch's, as anybody has them, or mer's (`compute/products.py`).
     """
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, products: str) -> None:
         self.model = plain_model(name, folder)
+        if products == "mer's":
+            accelerate(self.model)
         pieces = pieces_of(name, folder)
         few = pieces[: max(BATCH_SIZES[name])]
         seconds: dict[int, float] = {}
