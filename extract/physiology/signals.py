@@ -16,6 +16,7 @@ from extract.physiology.digests import digest_in, state_of
 from extract.physiology.subjects import subject_moments
 
 LONGEST_REASON = 300
+"""Characters of a reason that are shown."""
 RECORDINGS_AT_HAND = 1
 """Whole recordings that a process keeps: a subject's utterances follow one another. DEAP's take 100 MB each."""
 
@@ -53,12 +54,7 @@ def decode_signals(
             digest, moments = subject_moments(root, subject)
         start = utterance.start or 0.0
         end = recording.seconds if utterance.end is None else utterance.end
-        if start >= recording.seconds or is_short(recording.seconds, end):
-            when = f"begins ({start:.2f} s)" if start >= recording.seconds else f"does ({end:.2f} s)"
-            reason = f"the recording ends at {recording.seconds:.2f} s, before the utterance {when}"
-            return {}, digest, Failed(f"{utterance.signals}: {reason}")
-        if end - start > LONGEST_SECONDS:
-            reason = f"from second {start:g} to {end:g}, longer than any recording: give start and end, or other times"
+        if (reason := _why_not(recording, start, end)) is not None:
             return {}, digest, Failed(f"{utterance.signals}: {reason}")
         found = {
             request: on_clock(recording, request, start, end, moments if request.normalize == "subject" else {})
@@ -73,6 +69,16 @@ def decode_signals(
         if not signals.measured.any():
             return {}, digest, Absent(f"none of {named(request.channels)} was measured during the utterance")
     return found, digest, None
+
+
+def _why_not(recording: Recording, start: float, end: float) -> str | None:
+    """Why nothing from `start` to `end` can be had of the recording; None where it can."""
+    if start >= recording.seconds or is_short(recording.seconds, end):
+        when = f"begins ({start:.2f} s)" if start >= recording.seconds else f"does ({end:.2f} s)"
+        return f"the recording ends at {recording.seconds:.2f} s, before the utterance {when}"
+    if end - start > LONGEST_SECONDS:
+        return f"from second {start:g} to {end:g}, longer than any recording: give start and end, or other times"
+    return None
 
 
 def _shown(reason: str) -> str:
