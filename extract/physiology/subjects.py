@@ -8,7 +8,7 @@ recording's own moments are the subject's.
 What is recorded as an utterance's input is the digest of all its subject's recordings. So a recording that is added,
 mended or replaced changes it, and a run that extracts anything of a subject extracts that subject's other utterances
 again where their inputs are not those of today: all of them are normalised alike, but for those whose own recording is
-lost, which keep what they have. (Where two runs at once add recordings of one subject, the next run puts it right.)
+lost, which keep what they have. (Two runs at once that add recordings of one subject: the next such run puts it right.)
 
 Moments are computed by each process that decodes, once for each recording: a recording is read twice there. They are
 the same bits in whichever process, since recordings are taken in the order of their paths.

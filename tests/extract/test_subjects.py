@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cache_schema.plan import SegmentPlan
 from cache_schema.store import FeatureStore
 from extract.physiology import Channel, pooled, recordings
 from extract.physiology.digests import digest_of
@@ -95,7 +96,11 @@ def test_recordings_of_nobody_known_are_normalised_each_by_itself_which_is_said(
 
 def test_pieces_and_workers_give_the_same_bits(root: Path, tmp_path: Path) -> None:
     run(root, tmp_path / "at once")
-    run(root, tmp_path / "by two", workers=2)
+    done = FeatureStore.open(tmp_path / "at once")
+    in_segments_of_one = FeatureStore.open(tmp_path / "by two", mode="a")
+    in_segments_of_one.append_samples(done.samples("folder").corpus, done.samples("folder").utterances)
+    in_segments_of_one.writer("folder", done.feature("folder", "physio").spec, SegmentPlan(max_rows=1))
+    assert run(root, tmp_path / "by two", workers=2).workers
     run(root, tmp_path / "in pieces", limit=1)
     assert means(tmp_path / "in pieces") == pytest.approx({"ann-rest": 0.0}, abs=0.05), "all that is known of Ann"
     run(root, tmp_path / "in pieces")
