@@ -5,7 +5,8 @@ The plain way is what most code on cached features does: a DataLoader with two w
 every batch padded to the maximum, eager float32; the same model, settings and optimizer. The maximum is the data set's
 longest utterance, and of complementary's tokens the 128 to which its paper pads. Mer's way gathers batches of about
 equal lengths from flat fp16 tensors and computes in float32, the default, or as `precision=auto` says. The targets are
-for the faster of the two. Both ways have one torch thread; lengths are MELD's (`bench/meld_like.py`).
+for the faster of the two. Each way has a process of its own with one torch thread, the plain way's with torch as it
+comes, mer's with what `mer fuse train` gives it (`compute/`). Lengths are MELD's (`bench/meld_like.py`).
 
 Of an epoch's shuffled batches a few are timed, the same number of each way in turns, and their mean stands for all. An
 architecture that trains in stages is timed in each, and the stages' epochs are added.
@@ -17,12 +18,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import multiprocessing
 import os
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -34,7 +36,10 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 import fuse.training.seeds
+from bench.machine import cpu_name
 from bench.meld_like import LONGEST, make_data
+from compute import products
+from compute.memory import keep_freed
 from fuse.arch import Batch
 from fuse.archs import ARCHS
 from fuse.data import Dataset, Selection, scales
@@ -47,6 +52,7 @@ from fuse.training.seeds import Job
 from fuse.training.workers import Workers
 
 CPU = torch.device("cpu")
+WAYS = ("fp32", "auto", "plain")
 ROUNDS = 3
 COUNT, STEPS, PLAIN_STEPS = 2048, 12, 3
 OF_FIVE = 512
@@ -110,35 +116,45 @@ def plain_batches(data: Dataset, loader: DataLoader[dict[str, Tensor]]) -> Itera
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Seconds per epoch of an architecture, medians of the rounds.
+class Setting:
+    """What is timed.
 
     Attributes:
-        steps: of an epoch.
-        fp32: mer's way, in float32.
-        auto: mer's way, as `precision=auto` says.
-        plain: the plain way.
+        name: of the architecture.
+        count: utterances.
+        longest: seconds of the longest of them.
+        settings: of its model, where they are not its own.
+        least: modality -> frames to which the plain way pads at least.
+        steps, plain_steps: of an epoch that are timed, mer's way and the plain way.
     """
 
+    name: str
+    count: int
+    longest: float
+    settings: dict[str, Any]
+    least: dict[str, int]
     steps: int
-    fp32: float
-    auto: float
-    plain: float
+    plain_steps: int
 
 
 class Trained:
-    """An architecture in training, timed.
+    """An architecture in training, timed; each way in a process of its own, which keeps what it made."""
 
-    Args:
-        module: its file.
-        data: what it learns from.
-        settings: of its model, where they are not its own.
-    """
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        module = ARCHS.load(setting.name)
+        with reproducible(0, 1):
+            self.data = make_data(module, setting.count, longest=setting.longest)
+            network = module.build(module.Config(**setting.settings), self.data.tails, self.data.target)
+            self.model = Model(network, scales(self.data, True))
+        self.config = module.TRAINING
+        self.criterion = Loss(self.config, self.data)
+        self.shuffle = torch.Generator().manual_seed(0)
 
-    def __init__(self, module: ModuleType, data: Dataset, settings: dict[str, Any]) -> None:
-        self.data, self.config = data, module.TRAINING
-        self.model = Model(module.build(module.Config(**settings), data.tails, data.target), scales(data, True))
-        self.criterion = Loss(self.config, data)
+    def steps(self) -> int:
+        """Of an epoch."""
+        size: int = self.config.batch_size
+        return -(-len(self.data) // size)
 
     def seconds(self, batches: Iterator[Batch], precision: Precision, most: int) -> float:
         """A step's mean over `most` steps, its batch included; the one before them, in which workers start, is left
@@ -164,27 +180,56 @@ class Trained:
                 break
         return statistics.mean(found[1:] or found)
 
-    def measure(self, rounds: int, own_steps: int, plain_steps: int, least: Mapping[str, int]) -> Measured:
-        """The three ways in turns."""
-        data, size, network = self.data, self.config.batch_size, self.model.network
-        steps = -(-len(data) // size)
-        shuffle = torch.Generator().manual_seed(0)
-        totals: dict[str, list[float]] = {"fp32": [], "auto": [], "plain": []}
-        for number in range(rounds + 1):  # the first one warms up
-            took = dict.fromkeys(totals, 0.0)
+    def epoch(self, way: str) -> float:
+        """Seconds of an epoch, all its stages'."""
+        network, size, took = self.model.network, self.config.batch_size, 0.0
+        with reproducible(0, 1):
             for stage in network.stages or (None,):
                 network.stage = stage
-                for way in ("fp32", "auto"):
-                    precision: Precision = "fp32" if way == "fp32" else "auto"
-                    took[way] += steps * self.seconds(data.batches(size, network.unit, shuffle), precision, own_steps)
-                if number:
-                    loader = DataLoader(Padded(data, least), size, shuffle=True, num_workers=2)
-                    took["plain"] += steps * self.seconds(plain_batches(data, loader), "fp32", plain_steps)
+                if way == "plain":
+                    loader = DataLoader(Padded(self.data, self.setting.least), size, shuffle=True, num_workers=2)
+                    batches, most = plain_batches(self.data, loader), self.setting.plain_steps
+                else:
+                    batches, most = self.data.batches(size, network.unit, self.shuffle), self.setting.steps
+                took += self.steps() * self.seconds(batches, "auto" if way == "auto" else "fp32", most)
             network.stage = None
-            if number:
-                for way, seconds in took.items():
-                    totals[way].append(seconds)
-        return Measured(steps, **{way: statistics.median(seconds) for way, seconds in totals.items()})
+        return took
+
+
+def begin(plain: bool) -> None:
+    """A process begins: the plain way has torch as it comes, mer's what `mer fuse train` gives its processes."""
+    if plain:
+        products.pays = lambda: False  # type: ignore[assignment]
+    else:
+        keep_freed()
+
+
+def one_epoch(way: str, setting: Setting) -> tuple[int, float]:
+    """In one of the processes: the steps of an epoch, and its seconds."""
+    made = _made.get(setting.name) or Trained(setting)
+    _made.clear()
+    _made[setting.name] = made
+    return made.steps(), made.epoch(way)
+
+
+_made: dict[str, Trained] = {}
+
+
+def measure(setting: Setting, rounds: int) -> tuple[int, dict[str, float]]:
+    """The steps of an epoch, and its seconds each of the three ways: medians of rounds in which they take turns."""
+    context = multiprocessing.get_context("spawn")
+    found: dict[str, list[float]] = {way: [] for way in WAYS}
+    with contextlib.ExitStack() as stack:
+        pools = {
+            plain: stack.enter_context(ProcessPoolExecutor(1, context, begin, (plain,))) for plain in (False, True)
+        }
+        for number in range(rounds + 1):  # the first one warms up
+            for way in WAYS:
+                if number or way != "plain":
+                    steps, seconds = pools[way == "plain"].submit(one_epoch, way, setting).result()
+                    found[way].append(seconds)
+    medians = {way: statistics.median(seconds[way != "plain" :]) for way, seconds in found.items()}
+    return steps, medians
 
 
 def seeds_apart(
@@ -212,15 +257,6 @@ def seeds_apart(
     return {way: min(seconds) for way, seconds in found.items()}
 
 
-def cpu_name() -> str:
-    """What the processor calls itself."""
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        for line in subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout.splitlines():
-            if line.startswith("Model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def target(ratio: float, least: float | None) -> str:
     """The ratio, and whether it is what was aimed at."""
     return f"{ratio:6.2f}" + ("" if least is None else f"  (at least {least:g}: {'yes' if ratio >= least else 'NO'})")
@@ -230,6 +266,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=COUNT, help="utterances")
     parser.add_argument("--archs", default="", help="comma-separated; default all, baselines included")
+    parser.add_argument("--parts", default="archs,seeds", help="which of the two tables")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of which medians are told")
     parser.add_argument("--steps", type=int, default=STEPS, help="of an epoch of mer's that are timed")
     parser.add_argument("--plain-steps", type=int, default=PLAIN_STEPS, help="of a plain epoch that are timed")
@@ -251,33 +288,32 @@ def main(arguments: list[str] | None = None) -> None:
     tell(f"{cpu_name()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}")
     tell(f"{count} utterances, precision auto is {resolved('auto', CPU)} here, load before the run {load:.1f}")
     tell("")
-    tell(f"{'seconds per epoch':18}{'steps':>6}{'mer fp32':>10}{'mer auto':>10}{'plain':>9}  plain / fp32, auto")
-    for name in names:
-        module = ARCHS.load(name)
-        with reproducible(0, 1):
-            data = make_data(module, count, longest=longest)
+    if "archs" in given.parts:
+        tell(f"{'seconds per epoch':18}{'steps':>6}{'mer fp32':>10}{'mer auto':>10}{'plain':>9}  plain / fp32, auto")
+        for name in names:
             settings = SMALL.get(name, {}) if given.small else {}
             least = {} if given.small else PADDED_TO.get(name, {})
-            found = Trained(module, data, settings).measure(rounds, steps, plain_steps, least)
-        ratios = [found.plain / found.fp32, found.plain / found.auto]
-        aimed = None if given.small else TARGETS.get(name)
-        reached = "" if aimed is None else f"  (at least {aimed:g}: {'yes' if max(ratios) >= aimed else 'NO'})"
-        figures = f"{found.fp32:10.2f}{found.auto:10.2f}{found.plain:9.2f}  {ratios[0]:6.2f}{ratios[1]:6.2f}"
-        tell(f"{name:18}{found.steps:6}{figures}{reached}")
-    tell("")
-    module = ARCHS.load("hff")
-    seconds = seeds_apart(
-        module,
-        "hff",
-        make_data(module, min(count, OF_FIVE), longest=longest),
-        epochs,
-        SMALL["hff"] if given.small else {},
-        1 if given.small else 2,
-    )
-    tell(f"hff, 5 seeds of {epochs} epochs, {seconds['side by side']:.1f} s side by side")
-    for way in ("one thread", "all threads"):
-        ratio = target(seconds[way] / seconds["side by side"], None if given.small else SEEDS_TARGET)
-        tell(f"  one after the other, {way:11} {seconds[way]:9.1f} s  {ratio}")
+            number, seconds = measure(Setting(name, count, longest, settings, least, steps, plain_steps), rounds)
+            ratios = [seconds["plain"] / seconds[way] for way in ("fp32", "auto")]
+            aimed = None if given.small else TARGETS.get(name)
+            reached = "" if aimed is None else f"  (at least {aimed:g}: {'yes' if max(ratios) >= aimed else 'NO'})"
+            figures = f"{seconds['fp32']:10.2f}{seconds['auto']:10.2f}{seconds['plain']:9.2f}"
+            tell(f"{name:18}{number:6}{figures}  {ratios[0]:6.2f}{ratios[1]:6.2f}{reached}")
+        tell("")
+    if "seeds" in given.parts:
+        module = ARCHS.load("hff")
+        five = seeds_apart(
+            module,
+            "hff",
+            make_data(module, min(count, OF_FIVE), longest=longest),
+            epochs,
+            SMALL["hff"] if given.small else {},
+            1 if given.small else 2,
+        )
+        tell(f"hff, 5 seeds of {epochs} epochs, {five['side by side']:.1f} s side by side")
+        for way in ("one thread", "all threads"):
+            ratio = target(five[way] / five["side by side"], None if given.small else SEEDS_TARGET)
+            tell(f"  one after the other, {way:11} {five[way]:9.1f} s  {ratio}")
     if given.write:
         words = "python -m bench.fuse" + (f" --count {given.count}" if given.count != COUNT else "")
         head = f"# An epoch of every architecture, mer's way and the plain way\n\n`{words}`; what is compared is said "
