@@ -38,7 +38,7 @@ from fuse.training.workers import Workers
 
 LOADED_FROM_HERE = 'import fuse\n\nmodel = fuse.load(".")  # this folder; `mer predict CLIP --model .` reads new clips'
 HERE = Path(__file__).parent
-SHARED_CODE = ("nn", "kernels")
+SHARED_CODE = (HERE / "nn", HERE / "kernels", HERE.parent / "compute")
 PACKAGES = ("mer", "torch", "numpy", "pyarrow", "zarr", "safetensors")
 
 
@@ -263,10 +263,10 @@ def settings(module: ModuleType, arch: str, assignments: Sequence[str]) -> tuple
 
 
 def code_digest(module: ModuleType) -> str:
-    """sha256 of an architecture's file, the shared pieces and the kernels: what others began is not gone on with."""
+    """sha256 of an architecture's file, the shared pieces, the kernels and the products: what others began is not gone on with."""
     files = {"arch": Path(str(module.__file__))}
     for folder in SHARED_CODE:
-        files |= {file.relative_to(HERE).as_posix(): file for file in (HERE / folder).rglob("*.py")}
+        files |= {file.relative_to(HERE.parent).as_posix(): file for file in folder.rglob("*.py")}
     return sha256_hex(canonical_bytes({name: sha256_hex(file.read_bytes()) for name, file in files.items()}))
 
 
