@@ -114,10 +114,14 @@ def _one_opencv() -> Iterator[Finding]:
 def _device() -> Iterator[Finding]:
     try:
         import torch
+
+        from compute.products import pays
     except (ImportError, OSError):
         return
     if not torch.cuda.is_available():
-        yield Finding("device", "note", f"CPU, {torch.get_num_threads()} threads; no CUDA device is visible to torch")
+        through = "oneDNN" if pays() else "torch's own library"
+        cpu = f"CPU, {torch.get_num_threads()} threads, float32 products through {through}"
+        yield Finding("device", "note", f"{cpu}; no CUDA device is visible to torch")
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)
         yield Finding("device", "ok", f"cuda:{index} {facts.name}, {facts.total_memory / 2**30:.0f} GiB")
