@@ -263,7 +263,7 @@ def settings(module: ModuleType, arch: str, assignments: Sequence[str]) -> tuple
 
 
 def code_digest(module: ModuleType) -> str:
-    """sha256 of an architecture's file, the shared pieces, kernels and products: what others began is not gone on with."""
+    """sha256 of an architecture's file, shared pieces, kernels and products; what others began is not gone on with."""
     files = {"arch": Path(str(module.__file__))}
     for folder in SHARED_CODE:
         files |= {file.relative_to(HERE.parent).as_posix(): file for file in folder.rglob("*.py")}
