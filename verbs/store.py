@@ -143,7 +143,8 @@ def store_plot(
         return
     table = table_of("by", "kinds", "nearest neighbour is the same", "by chance")
     for n in told:
-        table.add_row(n.by, str(n.kinds), f"{n.same:.1%}", f"{n.chance:.1%}")
+        shares = (f"{n.same:.1%}", f"{n.chance:.1%}") if n.kinds else ("no utterance has one", "")
+        table.add_row(n.by, str(n.kinds), *shares)
     OUT.print(table)
     OUT.print(f"Plot: {path}")
 

@@ -198,10 +198,8 @@ def _draw(
     for panel, (name, values), neighbours in zip(panels, kinds.items(), told, strict=True):
         for label, mask, style in _styles(values):
             panel.scatter(*points[mask].T, s=size, label=label, linewidths=0, alpha=0.75, **style)
-        panel.set_title(
-            f"by {name}: the nearest neighbour is the same in {neighbours.same:.0%} (chance {neighbours.chance:.0%})",
-            fontsize=10,
-        )
+        tells = f"the nearest neighbour is the same in {neighbours.same:.0%} (chance {neighbours.chance:.0%})"
+        panel.set_title(f"by {name}: {tells if neighbours.kinds else 'no utterance has one'}", fontsize=10)
         panel.set_xlabel(axes[0])
         panel.set_ylabel(axes[1])
         panel.legend(fontsize=8, markerscale=1.5, loc="best")

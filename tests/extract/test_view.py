@@ -150,6 +150,12 @@ def test_neighbours_give_the_speaker_away_where_the_feature_does(store: Path, tm
     assert noise.same < 0.4
 
 
+def test_what_no_utterance_has_is_said_and_not_counted(store: Path, tmp_path: Path, mer: Callable[..., Any]) -> None:
+    words = ("talks", "voice", "--store", store, "--by", "split", "--out", tmp_path / "p.svg")
+    done = mer("store", "plot", *words)
+    assert done.code == 0 and "no utterance has one" in done.out and "%" not in done.out
+
+
 def test_a_plane_is_the_same_every_time_and_takes_few_points() -> None:
     data = np.random.default_rng(1).normal(size=(9, 4)).astype("f4")
     for method in ("pca", "tsne"):
