@@ -151,7 +151,7 @@ def test_neighbours_give_the_speaker_away_where_the_feature_does(store: Path, tm
 
 
 def test_what_no_utterance_has_is_said_and_not_counted(store: Path, tmp_path: Path, mer: Callable[..., Any]) -> None:
-    words = ("talks", "voice", "--store", store, "--by", "split", "--out", tmp_path / "p.svg")
+    words = ("talks", "voice", "--store", store, "--by", "dialogue", "--out", tmp_path / "p.svg")
     done = mer("store", "plot", *words)
     assert done.code == 0 and "no utterance has one" in done.out and "%" not in done.out
 
