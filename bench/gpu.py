@@ -5,8 +5,8 @@
 2. What the machine can do: bandwidth of a copy, rate of products of matrices. Then the cases that the targets of
    `fuse/kernels/README.md` are about, with backward and without, several numbers of seeds, against eager,
    torch.compile, compile with a CUDA graph and the best library.
-3. Steps and epochs of every architecture, several numbers of seeds; a whole training of five; torch.compile; padded
-   lengths.
+3. Steps and epochs of every architecture, several numbers of seeds; a whole training of five; padded lengths; a step
+   under torch.compile, which takes longest to prepare.
 4. The operators' other cases, without torch.compile.
 5. Extraction (`bench/gpu_extract.py`), where its packages are installed.
 

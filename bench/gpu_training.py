@@ -54,7 +54,7 @@ def items(seeds: Sequence[int], small: bool) -> list[Item]:
         return [(name, "epochs", lengths, number) for number in seeds for name in ARCHITECTURES]
 
     whole = [(name, "training", "real", 2 if small else TOGETHER) for name in ARCHITECTURES]
-    return [*epochs("real"), *whole, *[(name, "compiled", "real", 1) for name in ARCHITECTURES], *epochs("padded")]
+    return [*epochs("real"), *whole, *epochs("padded"), *[(name, "compiled", "real", 1) for name in ARCHITECTURES]]
 
 
 def measure(todo: Sequence[Item], clock: Clock, count: int, small: bool, until: float) -> Iterator[Row]:
