@@ -240,9 +240,13 @@ def page(found: Sequence[Compared], given: argparse.Namespace) -> str:
     title = "bfloat16 against float32" if given.precision else "Seeds together, alone and apart"
     asked = ["FOLDER"] * bool(given.folder) + ["--precision"] * given.precision + ["--small"] * given.small
     asked += ["--archs", given.archs, "--seeds", str(given.seeds), "--count", str(given.count)]
+    own = given.precision and not given.small
+    trained = "each architecture's own settings" if own else f"narrow models (`NARROW`), {', '.join(SHORT)}"
     return f"""# {title}: test metrics after whole trainings
 
-`python -m bench.together {" ".join(asked)}`; what is compared is said at the head of `bench/together.py`.
+    python -m bench.together {" ".join(asked)}
+
+What is compared is said at the head of `bench/together.py`; here with {trained}.
 {cpu_name()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}.
 Per cent; mean ± standard deviation over the seeds; the difference of the first way and the second, with the paired
 Student-t interval and p-value over the seeds. Where two ways draw independently, the means of five seeds differ by more
