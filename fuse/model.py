@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from compute.products import accelerate
 from fuse.arch import Architecture, Batch, Output
+from fuse.nn.dropout import quicken
+from fuse.nn.fixed import shapes_are_fixed
 from fuse.nn.lengths import frame_mask
 
-LARGE = 2**22
-"""Numbers of a batch from which on it does not stay in a CPU's cache."""
+BLOCK = 2**19
+"""Numbers that a CPU standardises at a time: they stay in its cache between two passes."""
 
 
 class Model(nn.Module):
@@ -25,14 +27,15 @@ class Model(nn.Module):
     architecture sees it, and the modality's length is set to zero; so are companions, which are not there then.
 
     Args:
-        network: the architecture's module; its linear layers become `compute.products.Linear`.
+        network: the architecture's module; its linear layers become `compute.products.Linear`, its dropout
+            `fuse.nn.dropout.Dropout`.
         scales: modality -> mean and standard deviation of each feature dimension, shaped as a frame; kept as the
             buffers `scale` = 1 / deviation and `shift` = -mean / deviation.
     """
 
     def __init__(self, network: Architecture, scales: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         super().__init__()
-        self.network = accelerate(network)
+        self.network = quicken(accelerate(network))
         for modality in network.modalities:
             mean, deviation = scales[modality]
             self.register_buffer(f"scale_{modality}", 1 / deviation)
@@ -80,14 +83,16 @@ class Model(nn.Module):
 def standardized(x: Tensor, lengths: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """x * scale + shift in the type of `scale`, zero behind each utterance's end.
 
-    A CPU does a large batch utterance after utterance, each within its cache, and writes the memory of the result once.
+    A CPU writes the memory of the result once, and of what lies behind the ends again no more than is there.
     """
-    if x.is_cuda or x.numel() < LARGE or torch._C._are_functorch_transforms_active():
-        empty = ~frame_mask(lengths, x.shape[1])
+    empty = ~frame_mask(lengths, x.shape[1])
+    if x.requires_grad or shapes_are_fixed(x):
         scaled = torch.addcmul(shift, x.to(scale.dtype), scale)
         return scaled.masked_fill_(empty.view(*empty.shape, *[1] * (x.ndim - 2)), 0.0)
     out = torch.empty(x.shape, dtype=scale.dtype)
-    for one, source, length in zip(out, x, lengths.tolist(), strict=True):
-        torch.addcmul(shift, source[:length].to(scale.dtype), scale, out=one[:length])
-        one[length:].zero_()
+    at_a_time = max(1, BLOCK // max(1, x[:1].numel()))
+    for first in range(0, len(x), at_a_time):
+        block = slice(first, first + at_a_time)
+        torch.addcmul(shift, x[block].to(scale.dtype), scale, out=out[block])
+    out.flatten(0, 1).index_fill_(0, empty.flatten().nonzero().squeeze(1), 0.0)
     return out

@@ -10,15 +10,25 @@ from fuse import model
 from fuse.archs.symphonia import one_filter
 
 
-def test_a_large_batch_is_standardised_as_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("block", [1, 60, model.BLOCK])
+def test_block_after_block_is_standardised_as_the_whole(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x, lengths = torch.randn(3, 5, 7, 4).half(), torch.tensor([5, 0, 2])
     x[1], x[2, 2:] = torch.nan, torch.inf
     scale, shift = torch.rand(7, 4), torch.randn(7, 4)
-    small = model.standardized(x, lengths, scale, shift)
-    monkeypatch.setattr(model, "LARGE", 0)
-    large = model.standardized(x, lengths, scale, shift)
-    assert torch.equal(small, large) and large.dtype == torch.float32
-    assert not large[1].any() and not large[2, 2:].any() and large.isfinite().all()
+    whole = model.standardized(x.clone().requires_grad_(), lengths, scale, shift).detach()
+    monkeypatch.setattr(model, "BLOCK", block)
+    found = model.standardized(x, lengths, scale, shift)
+    assert torch.equal(found, whole) and found.dtype == torch.float32
+    assert not found[1].any() and not found[2, 2:].any() and found.isfinite().all()
+    torch.testing.assert_close(found[0], x[0].float() * scale + shift)
+
+
+def test_an_empty_batch_is_standardised() -> None:
+    assert model.standardized(torch.empty(0, 5, 4), torch.empty(0).long(), torch.ones(4), torch.zeros(4)).shape == (
+        0,
+        5,
+        4,
+    )
 
 
 def test_one_filter_over_many_pictures_is_a_convolution() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from toy_corpus import load, rows_of, utterances
 
 from cache_schema.errors import SettingsError
+from fuse import model as door
 from fuse.archs import ARCHS, complementary
 from fuse.data import Splits, scales
 from fuse.evaluate import evaluate_run
@@ -105,7 +106,7 @@ def test_a_step_can_be_captured(
 ) -> None:
     """Batch, forward, backward, clipping, optimizer and log: nothing waits, and no shape depends on a number."""
     # On a GPU a single seed's modules take the way that seeds together take everywhere.
-    for module in (complementary, experts, face_crops):
+    for module in (complementary, experts, face_crops, door):
         monkeypatch.setattr(module, "shapes_are_fixed", lambda x: True)
     monkeypatch.setattr(recurrent, "scans", lambda *_: True)
     program, config = make_program(splits_of[name], name, seeds)
