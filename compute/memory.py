@@ -17,8 +17,8 @@ def keep_freed() -> bool:
     """From now on what this process frees is kept for its next tensors instead of given back; whether that is so.
 
     glibc gives every large tensor back as it is freed and takes new pages for the next one, each of which the system
-    clears first: a step of training whose batch is large spends much of its time so (`python -m bench.memory`). There is
-    no way back, so this is for processes that train or encode. Other C libraries are left as they are.
+    clears first: a step of training whose batch is large spends much of its time so (`python -m bench.memory`). There
+    is no way back, so this is for processes that train or encode. Other C libraries are left as they are.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

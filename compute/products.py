@@ -3,8 +3,9 @@
 On x86 torch multiplies float32 matrices with MKL, which keeps AVX-512 for Intel's processors: on an AMD EPYC with
 AVX-512 it reaches 106 GFLOP/s on one core, oneDNN, which torch carries as well, 230 (`python -m bench.products`).
 So `accelerate` gives a model's linear layers a product of their own; both compute in IEEE float32, and differ by
-rounding alone. Whatever oneDNN is not meant for here (other types, autocast, GPUs, `torch.func`, small products) stays
-torch's, and all of it does where `torch.backends.mkldnn` is switched off.
+rounding alone. Whatever oneDNN is not meant for here (other types, autocast, GPUs, `torch.func`, subclasses of tensors,
+small products, what is compiled, traced or exported) stays torch's, and all of it does where `torch.backends.mkldnn` is
+switched off.
 
 Axes: ... stands for any axes, I inputs, O outputs.
 """
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 Module = TypeVar("Module", bound=nn.Module)
 LEAST = 2**21
 """Multiplications from which on a product gains more than the detour costs."""
+PLAIN = (Tensor, nn.Parameter)
 
 
 def accelerate(model: Module, *alike: type[nn.Linear]) -> Module:
@@ -53,24 +55,25 @@ class Linear(nn.Linear):
 
 
 class Product(torch.autograd.Function):
-    """x W' + b and its gradients, each of them one product."""
+    """x W' + b and its gradients, each of them one product; gradients of gradients are by torch's."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """What `nn.Linear` computes."""
-        ctx.save_for_backward(x, weight)
+        of_x, of_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
         return product(x, weight, bias)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Of x, the weight and the bias, where they are needed."""
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
+        times = F.linear if torch.is_grad_enabled() else product
         rows = gradient.reshape(-1, gradient.shape[-1]).contiguous()
         return (
-            product(rows, weight.t()).view_as(x) if of_x else None,
-            product(rows.t(), x.reshape(-1, x.shape[-1]).contiguous().t()) if of_weight else None,
+            times(rows, weight.t()).view(*gradient.shape[:-1], -1) if of_x else None,
+            times(rows.t(), x.reshape(-1, x.shape[-1]).contiguous().t()) if of_weight else None,
             rows.sum(dim=0) if of_bias else None,
         )
 
@@ -87,12 +90,17 @@ def dense(x: Tensor) -> Tensor:
 
 
 def suits(x: Tensor, weight: Tensor) -> bool:
-    """Whether this product is one that oneDNN does faster."""
+    """Whether this product is one that oneDNN does faster; shapes that do not fit are for torch to refuse."""
     return (
         x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
         and x.dtype is weight.dtype is torch.float32
         and x.numel() * len(weight) >= LEAST
+        and x.shape[-1] == weight.shape[1]
+        and type(x) in PLAIN
+        and type(weight) in PLAIN
         and pays()
+        and not torch._C._is_tracing()
         and torch._C._get_mkldnn_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()

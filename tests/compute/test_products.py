@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ def layer(bias: bool = True) -> Linear:
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:
-    return float((found.detach().double() - wanted).norm() / wanted.norm())
+    return float((found.detach().double() - wanted.detach()).norm() / wanted.detach().norm())
 
 
 INPUTS = {
@@ -91,6 +92,54 @@ def test_only_the_gradients_that_are_needed_are_computed(counted: list[tuple[int
     assert x.grad is not None
     assert fast.weight.grad is None
     assert len(counted) == 2
+
+
+def test_what_no_gradient_needs_is_not_kept() -> None:
+    fast, x = layer(), torch.randn(ROWS, WIDE)
+    y = fast(x)
+    with torch.no_grad():
+        fast.weight.add_(1.0)
+    torch.autograd.backward(y.sum())  # x has no gradient, so that the weight may have moved
+    assert fast.weight.grad is not None
+
+
+def test_gradients_of_gradients_are_those_of_torch() -> None:
+    penalties = []
+    for linear in (layer(), nn.Linear(WIDE, WIDE)):
+        linear.load_state_dict(layer().state_dict())
+        torch.manual_seed(1)
+        x = torch.randn(ROWS, WIDE, requires_grad=True)
+        (slope,) = torch.autograd.grad(linear(x).pow(2).sum(), x, create_graph=True)
+        torch.autograd.backward(slope.pow(2).sum())
+        penalties.append((x.grad, linear.weight.grad))
+    for found, wanted in zip(*penalties, strict=True):
+        assert relative(found, wanted.double()) < 1e-5
+
+
+def test_shapes_that_do_not_fit_are_refused_as_torch_does() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        layer()(torch.randn(ROWS, WIDE + 1))
+
+
+class Marked(Tensor):
+    """A subclass, which may hold numbers of its own kind."""
+
+
+def test_what_looks_at_operators_sees_torchs(counted: list[tuple[int, ...]]) -> None:
+    fast, x = layer(), torch.randn(ROWS, WIDE)
+    seen: list[str] = []
+
+    def look(graph: torch.fx.GraphModule, _: object) -> object:
+        seen.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph.forward
+
+    y = torch.compile(fast, fullgraph=True, backend=look)(x)
+    assert len(seen) == 1 and "linear" in seen[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit ends, some day
+        assert "aten::linear" in str(torch.jit.trace(fast, x).inlined_graph)
+    assert torch.allclose(y, fast(x.as_subclass(Marked)), atol=1e-6)
+    assert counted == []
 
 
 def test_the_rest_stays_with_torch(counted: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
