@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
-import click
+import typer
 
 
-def _quiet(offer: Callable[[click.Context, str], Iterable[str]]) -> Callable[[click.Context, str], list[str]]:
+def _quiet(offer: Callable[[typer.Context, str], Iterable[str]]) -> Callable[[typer.Context, str], list[str]]:
     """Those offers that begin as the word does; after a comma, of a list's last word."""
 
     @wraps(offer)
-    def complete(ctx: click.Context, incomplete: str) -> list[str]:
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
         head, comma, word = incomplete.rpartition(",")
         try:
             return [f"{head}{comma}{name}" for name in offer(ctx, incomplete) if name.startswith(word)]
@@ -28,7 +28,7 @@ def _quiet(offer: Callable[[click.Context, str], Iterable[str]]) -> Callable[[cl
 
 
 @_quiet
-def archs(ctx: click.Context, incomplete: str) -> list[str]:
+def archs(ctx: typer.Context, incomplete: str) -> list[str]:
     """Architectures and baselines."""
     from fuse.archs import ARCHS
 
@@ -36,7 +36,7 @@ def archs(ctx: click.Context, incomplete: str) -> list[str]:
 
 
 @_quiet
-def encoders(ctx: click.Context, incomplete: str) -> list[str]:
+def encoders(ctx: typer.Context, incomplete: str) -> list[str]:
     """Encoders."""
     from extract.encoders import ENCODERS
 
@@ -44,7 +44,7 @@ def encoders(ctx: click.Context, incomplete: str) -> list[str]:
 
 
 @_quiet
-def models(ctx: click.Context, incomplete: str) -> list[str]:
+def models(ctx: typer.Context, incomplete: str) -> list[str]:
     """Checkpoints."""
     from extract.weights.models import names
 
@@ -52,7 +52,7 @@ def models(ctx: click.Context, incomplete: str) -> list[str]:
 
 
 @_quiet
-def adapters(ctx: click.Context, incomplete: str) -> list[str]:
+def adapters(ctx: typer.Context, incomplete: str) -> list[str]:
     """Datasets that can be read."""
     from extract.datasets import DATASETS
 
@@ -60,18 +60,18 @@ def adapters(ctx: click.Context, incomplete: str) -> list[str]:
 
 
 @_quiet
-def stored_datasets(ctx: click.Context, incomplete: str) -> list[str]:
+def stored_datasets(ctx: typer.Context, incomplete: str) -> list[str]:
     """Datasets of the store on the line."""
     return list(_store(ctx).datasets())
 
 
 @_quiet
-def stored_features(ctx: click.Context, incomplete: str) -> list[str]:
+def stored_features(ctx: typer.Context, incomplete: str) -> list[str]:
     """Features of the dataset on the line."""
     return [str(feature.name) for feature in _store(ctx).features(str(ctx.params["dataset"]))]
 
 
-def _store(ctx: click.Context) -> Any:
+def _store(ctx: typer.Context) -> Any:
     from cache_schema.store import FeatureStore
 
     return FeatureStore.open(str(ctx.params.get("store") or "./features"), mode="r")
