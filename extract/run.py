@@ -133,7 +133,8 @@ def extract(
         crop: which part of a picture the vision encoders see.
         settings: `encoder.field=value` assignments.
         device: torch device of the encoders; `auto`: a GPU where there is one.
-        limit: read only the first utterances of the corpus, rounded up to whole segments.
+        limit: read only the first utterances of the corpus, rounded up to whole segments, and of their subjects what is
+            to be normalised anew.
         retry_failed: extract again the utterances that have a recorded failure.
         retry_replaced: extract again the utterances whose file is not the one that was extracted; reads every file.
         workers: processes on this machine, spread over its GPUs; 1: this one alone.
@@ -207,6 +208,7 @@ def extract(
     again &= {u.id for u in utterances}
     again |= _of_other_recordings(store, dataset_name, jobs, root, only, again, say)
     if again:
+        only = only and only | again
         store.append_again(dataset_name, sorted(again))
         mine = {job.spec.folder for job in jobs}
         others = [f.name for f in store.features(dataset_name) if f.spec.folder not in mine]

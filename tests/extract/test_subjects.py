@@ -123,6 +123,16 @@ def test_a_recording_that_is_added_moves_its_subjects_others_and_nobody_elses(ro
     assert {name for name in before if before[name] != after[name]} == {"ann-rest"}
 
 
+def test_a_run_of_the_first_utterances_loses_no_features_of_others(root: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    write_manifest(root, {name: given for name, given in LEVELS.items() if name != "ann-task"})
+    run(root, store)
+    write_manifest(root, {"ann-task": LEVELS["ann-task"]} | LEVELS)
+    assert run(root, store, limit=1).features[0].encoded == 2, "the new one and Ann's other one"
+    run(root, tmp_path / "at once")
+    assert bits(store) == bits(tmp_path / "at once")
+
+
 def test_a_damaged_recording_counts_for_nothing_until_it_is_mended(root: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     (root / "ann-task.csv").write_text("time,EDA\n0,1\n0,=1+1\n", encoding="utf-8")
