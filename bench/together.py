@@ -215,8 +215,15 @@ def main(arguments: list[str] | None = None) -> list[Compared]:
     parser.add_argument("--small", action="store_true", help="so little that only errors show")
     parser.add_argument("--write", help="a Markdown file for the results")
     given = parser.parse_args(arguments)
+    if given.small:
+        given.count, given.seeds = 40, 2
+    if given.seeds < 2:
+        parser.error("a comparison needs two seeds or more")
+    if not given.folder and given.count <= 0:
+        parser.error("there is nothing to train on: give MOSI's folder, or a --count of made utterances")
     ways = PRECISION if given.precision else TOGETHER
-    count, longest, seeds = (40, 0.5, 2) if given.small else (given.count, LONGEST, given.seeds)
+    own = given.precision and not given.small
+    short = () if own else ("max_epochs=1",) if given.small else SHORT
     found: list[Compared] = []
     with tempfile.TemporaryDirectory() as scratch:
         if given.folder:
@@ -224,24 +231,23 @@ def main(arguments: list[str] | None = None) -> list[Compared]:
         for name in given.archs.split(","):
             module = ARCHS.load(name)
             data = {"MOSI": mosi(module, scratch)} if given.folder else {}
-            if count:
-                data["sequences"] = made(module, count, longest)
-            narrow = [*NARROW.get(name, ()), *SHORT, *(["max_epochs=1"] if given.small else [])]
-            found += compare(ways, data, name, narrow if given.small or not given.precision else (), seeds)
-            text = page(found, given)
+            if given.count:
+                data["sequences"] = made(module, given.count, 0.5 if given.small else LONGEST)
+            assignments = () if own else (*NARROW.get(name, ()), *short)
+            found += compare(ways, data, name, assignments, given.seeds)
+            text = page(found, given, short)
             if given.write:
                 Path(given.write).write_text(text, "utf-8")
     print(text)
     return found
 
 
-def page(found: Sequence[Compared], given: argparse.Namespace) -> str:
+def page(found: Sequence[Compared], given: argparse.Namespace, short: Sequence[str]) -> str:
     """The results so far as Markdown."""
     title = "bfloat16 against float32" if given.precision else "Seeds together, alone and apart"
     asked = ["FOLDER"] * bool(given.folder) + ["--precision"] * given.precision + ["--small"] * given.small
     asked += ["--archs", given.archs, "--seeds", str(given.seeds), "--count", str(given.count)]
-    own = given.precision and not given.small
-    trained = "each architecture's own settings" if own else f"narrow models (`NARROW`), {', '.join(SHORT)}"
+    trained = f"narrow models (`NARROW`), {', '.join(short)}" if short else "each architecture's own settings"
     return f"""# {title}: test metrics after whole trainings
 
     python -m bench.together {" ".join(asked)}

@@ -29,6 +29,13 @@ def test_bf16_against_fp32(capsys: pytest.CaptureFixture[str]) -> None:
     assert first.ways == ("bf16", "fp32") and "## bf16 - fp32" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("given", "why"), [(["--count", "0"], "nothing to train on"), (["--seeds", "1"], "two seeds")])
+def test_what_cannot_be_compared_is_said(given: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench.main(given)
+    assert why in capsys.readouterr().err
+
+
 def test_sequences_are_shifted_as_utterances() -> None:
     text = bench.made(hff, 200, 0.5).train
     means = torch.stack([
