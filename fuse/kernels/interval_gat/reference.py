@@ -78,13 +78,13 @@ def forward(
     vector = vector.to(key.dtype)
     edges = interval_edges(first, past, frames)
     own = _score(key + query, vector)
-    listed = _score(key[edges.source].add_(query[edges.target]), vector)
+    listed = _score(key.index_select(0, edges.source).add_(query.index_select(0, edges.target)), vector)
     most = own.scatter_reduce(0, edges.target[:, None].expand_as(listed), listed, "amax")
     own, listed = (own - most).exp_(), (listed - most[edges.target]).exp_()
     total = own.index_add(0, edges.target, listed)
     listed /= total[edges.target]
     read = (own / total)[..., None] * value
-    read.index_add_(0, edges.target, value[edges.source].mul_(listed[..., None]))
+    read.index_add_(0, edges.target, value.index_select(0, edges.source).mul_(listed[..., None]))
     seen = own.new_zeros(batch, tokens, frames if picture else 0)
     if picture:
         seen.index_put_((edges.utterance, edges.token, edges.frame), listed[: len(edges.token)].mean(dim=1))
@@ -107,11 +107,16 @@ def backward(
     grad, read, bottom = _join(*grads), _join(*reads), _join(*bottoms)
     source, target = interval_edges(first, past, nodes.speech_keys.shape[1])[3:]
     mean = (grad * read).sum(dim=-1)
-    coming = grad[target]
+    coming = grad.index_select(0, target)
     weights = vector.to(key.dtype)
     own, own_z, by_vector = _derive(key + query, grad, value, bottom, mean, weights)
     listed, listed_z, more = _derive(
-        key[source].add_(query[target]), coming, value[source], bottom[target], mean[target], weights
+        key.index_select(0, source).add_(query.index_select(0, target)),
+        coming,
+        value.index_select(0, source),
+        bottom[target],
+        mean[target],
+        weights,
     )
     by_query = own_z.index_add(0, target, listed_z)
     by_key = own_z.index_add_(0, source, listed_z)
@@ -132,11 +137,11 @@ def _derive(
 ) -> tuple[Float[Tensor, "E H"], Float[Tensor, "E H K"], Float[Tensor, "H K"]]:
     """Of edges with key + query = z, whose targets have the other arguments: the weights, and what is to be added to
     the derivatives by z and by the vector. From Brody et al. 2022, equation 7, and the softmax's derivative."""
-    by_z = torch.where(z > 0, vector, SLOPE * vector)
     leaky = F.leaky_relu_(z, SLOPE)
     weight = ((leaky * vector).sum(dim=-1) - bottom).exp_()
     by_score = weight * ((grad * value).sum(dim=-1) - mean)
-    return weight, by_z.mul_(by_score[..., None]), leaky.mul_(by_score[..., None]).sum(dim=0)
+    by_z = torch.ops.aten.leaky_relu_backward(by_score[..., None] * vector, leaky, SLOPE, True)
+    return weight, by_z, leaky.mul_(by_score[..., None]).sum(dim=0)
 
 
 def _score(z: Float[Tensor, "E H K"], vector: Float[Tensor, "H K"]) -> Float[Tensor, "E H"]:
