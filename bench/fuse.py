@@ -9,7 +9,8 @@ for the faster of the two. Each way has a process of its own with one torch thre
 comes, mer's with what `mer fuse train` gives it (`compute/`). Lengths are MELD's (`bench/meld_like.py`).
 
 Of an epoch's shuffled batches a few are timed, the same number of each way in turns, and their mean stands for all. An
-architecture that trains in stages is timed in each, and the stages' epochs are added.
+architecture that trains in stages is timed in each, and the stages' epochs are added. `--parts whole` runs a whole
+training: five seeds of hff, 50 epochs each, on 10,000 utterances.
 
     python -m bench.fuse [--count 2048] [--archs hff,symphonia] [--small] [--write bench/results/fuse.md]
 """
@@ -27,7 +28,6 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -52,6 +52,8 @@ from fuse.training.seeds import Job
 from fuse.training.workers import Workers
 
 CPU = torch.device("cpu")
+FORK = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+"""How the DataLoader's workers start, as in most programs; those of a process that was spawned would be, too."""
 WAYS = ("fp32", "auto", "plain")
 ROUNDS = 3
 COUNT, STEPS, PLAIN_STEPS = 2048, 12, 3
@@ -187,7 +189,8 @@ class Trained:
             for stage in network.stages or (None,):
                 network.stage = stage
                 if way == "plain":
-                    loader = DataLoader(Padded(self.data, self.setting.least), size, shuffle=True, num_workers=2)
+                    padded = Padded(self.data, self.setting.least)
+                    loader = DataLoader(padded, size, shuffle=True, num_workers=2, multiprocessing_context=FORK)
                     batches, most = plain_batches(self.data, loader), self.setting.plain_steps
                 else:
                     batches, most = self.data.batches(size, network.unit, self.shuffle), self.setting.steps
@@ -232,15 +235,16 @@ def measure(setting: Setting, rounds: int) -> tuple[int, dict[str, float]]:
     return steps, medians
 
 
-def seeds_apart(
-    module: ModuleType, name: str, data: Dataset, epochs: int, settings: dict[str, Any], rounds: int
-) -> dict[str, float]:
+def job_of(name: str, data: Dataset, train: int, settings: dict[str, Any], **training: object) -> Job:
+    """A training on the CPU: the first `train` rows to learn from, the others to choose the epoch by."""
+    module, rows = ARCHS.load(name), torch.arange(len(data))
+    folds = {"all": Selection(data.select(rows[:train]), data.select(rows[train:]))}
+    return Job(name, module.Config(**settings), module.TRAINING.model_copy(update=training), folds, "cpu", None)
+
+
+def seeds_apart(data: Dataset, epochs: int, settings: dict[str, Any], rounds: int) -> dict[str, float]:
     """Seconds of five seeds: side by side as mer trains them, and one after the other with one thread and with all."""
-    cut = len(data) * 4 // 5
-    training = module.TRAINING.model_copy(update={"max_epochs": epochs, "patience": epochs})
-    rows = torch.arange(len(data))
-    folds = {"all": Selection(data.select(rows[:cut]), data.select(rows[cut:]))}
-    job = Job(name, module.Config(**settings), training, folds, "cpu", None)
+    job = job_of("hff", data, len(data) * 4 // 5, settings, max_epochs=epochs, patience=epochs)
     ways = {"side by side": (None, 1), "one thread": (1, 1), "all threads": (1, os.cpu_count() or 1)}
     found: dict[str, list[float]] = {way: [] for way in ways}
     with contextlib.ExitStack() as stack:
@@ -257,6 +261,18 @@ def seeds_apart(
     return {way: min(seconds) for way, seconds in found.items()}
 
 
+def whole(precision: Precision, small: bool) -> tuple[float, int]:
+    """A whole training of hff, five seeds of 50 epochs that nothing stops, on 10,000 utterances: seconds, epochs."""
+    train, val, epochs = (12, 4, 1) if small else (10_000, 1_000, 50)
+    data = make_data(ARCHS.load("hff"), train + val, longest=0.8 if small else LONGEST)
+    settings = SMALL["hff"] if small else {}
+    job = job_of("hff", data, train, settings, max_epochs=epochs, patience=epochs, precision=precision)
+    with Workers() as workers:
+        begun = time.perf_counter()
+        results = workers.train(job, range(5))
+        return time.perf_counter() - begun, sum(result.epochs for result in results)
+
+
 def target(ratio: float, least: float | None) -> str:
     """The ratio, and whether it is what was aimed at."""
     return f"{ratio:6.2f}" + ("" if least is None else f"  (at least {least:g}: {'yes' if ratio >= least else 'NO'})")
@@ -266,7 +282,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=COUNT, help="utterances")
     parser.add_argument("--archs", default="", help="comma-separated; default all, baselines included")
-    parser.add_argument("--parts", default="archs,seeds", help="which of the two tables")
+    parser.add_argument("--parts", default="archs,seeds", help="archs, seeds; whole, which takes half an hour")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of which medians are told")
     parser.add_argument("--steps", type=int, default=STEPS, help="of an epoch of mer's that are timed")
     parser.add_argument("--plain-steps", type=int, default=PLAIN_STEPS, help="of a plain epoch that are timed")
@@ -301,19 +317,17 @@ def main(arguments: list[str] | None = None) -> None:
             tell(f"{name:18}{number:6}{figures}  {ratios[0]:6.2f}{ratios[1]:6.2f}{reached}")
         tell("")
     if "seeds" in given.parts:
-        module = ARCHS.load("hff")
-        five = seeds_apart(
-            module,
-            "hff",
-            make_data(module, min(count, OF_FIVE), longest=longest),
-            epochs,
-            SMALL["hff"] if given.small else {},
-            1 if given.small else 2,
-        )
+        data = make_data(ARCHS.load("hff"), min(count, OF_FIVE), longest=longest)
+        five = seeds_apart(data, epochs, SMALL["hff"] if given.small else {}, 1 if given.small else 2)
         tell(f"hff, 5 seeds of {epochs} epochs, {five['side by side']:.1f} s side by side")
         for way in ("one thread", "all threads"):
             ratio = target(five[way] / five["side by side"], None if given.small else SEEDS_TARGET)
             tell(f"  one after the other, {way:11} {five[way]:9.1f} s  {ratio}")
+        tell("")
+    if "whole" in given.parts:
+        for precision in ("fp32", "auto"):
+            took, taken = whole(precision, given.small)
+            tell(f"hff, 5 seeds, {taken} epochs of 10,000 utterances, {precision:4}: {took / 60:.1f} minutes")
     if given.write:
         words = "python -m bench.fuse" + (f" --count {given.count}" if given.count != COUNT else "")
         head = f"# An epoch of every architecture, mer's way and the plain way\n\n`{words}`; what is compared is said "
