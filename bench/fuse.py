@@ -242,14 +242,14 @@ def job_of(name: str, data: Dataset, train: int, settings: dict[str, Any], **tra
     return Job(name, module.Config(**settings), module.TRAINING.model_copy(update=training), folds, "cpu", None)
 
 
-def seeds_apart(data: Dataset, epochs: int, settings: dict[str, Any], rounds: int) -> dict[str, float]:
+def seeds_apart(data: Dataset, epochs: int, small: bool) -> dict[str, float]:
     """Seconds of five seeds: side by side as mer trains them, and one after the other with one thread and with all."""
-    job = job_of("hff", data, len(data) * 4 // 5, settings, max_epochs=epochs, patience=epochs)
-    ways = {"side by side": (None, 1), "one thread": (1, 1), "all threads": (1, os.cpu_count() or 1)}
+    job = job_of("hff", data, len(data) * 4 // 5, SMALL["hff"] if small else {}, max_epochs=epochs, patience=epochs)
+    ways = {"side by side": (1 if small else None, 1), "one thread": (1, 1), "all threads": (1, os.cpu_count() or 1)}
     found: dict[str, list[float]] = {way: [] for way in ways}
     with contextlib.ExitStack() as stack:
         workers = {way: stack.enter_context(Workers(jobs)) for way, (jobs, _) in ways.items()}
-        for _ in range(rounds):  # processes start in the first one
+        for _ in range(1 if small else 2):  # processes start in the first one
             for way, (_, threads) in ways.items():
                 before, fuse.training.seeds.THREADS = fuse.training.seeds.THREADS, threads
                 begun = time.perf_counter()
@@ -267,7 +267,7 @@ def whole(precision: Precision, small: bool) -> tuple[float, int]:
     data = make_data(ARCHS.load("hff"), train + val, longest=0.8 if small else LONGEST)
     settings = SMALL["hff"] if small else {}
     job = job_of("hff", data, train, settings, max_epochs=epochs, patience=epochs, precision=precision)
-    with Workers() as workers:
+    with Workers(1 if small else None) as workers:
         begun = time.perf_counter()
         results = workers.train(job, range(5))
         return time.perf_counter() - begun, sum(result.epochs for result in results)
@@ -318,7 +318,7 @@ def main(arguments: list[str] | None = None) -> None:
         tell("")
     if "seeds" in given.parts:
         data = make_data(ARCHS.load("hff"), min(count, OF_FIVE), longest=longest)
-        five = seeds_apart(data, epochs, SMALL["hff"] if given.small else {}, 1 if given.small else 2)
+        five = seeds_apart(data, epochs, given.small)
         tell(f"hff, 5 seeds of {epochs} epochs, {five['side by side']:.1f} s side by side")
         for way in ("one thread", "all threads"):
             ratio = target(five[way] / five["side by side"], None if given.small else SEEDS_TARGET)
