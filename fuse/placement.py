@@ -37,8 +37,9 @@ class Mover:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`x` on the device."""
-        # What was moved is kept beside its copy, so that no other tensor gets its id.
-        return self._moved.setdefault(id(x), (x, x.to(self.device)))[1]
+        if id(x) not in self._moved:  # what was moved is kept beside its copy, so that no other tensor gets its id
+            self._moved[id(x)] = (x, x.to(self.device))
+        return self._moved[id(x)][1]
 
 
 def on_device(folds: Mapping[str, Selection], device: torch.device) -> dict[str, Selection]:

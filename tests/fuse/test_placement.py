@@ -13,7 +13,7 @@ from cache_schema.window import WINDOW_BYTES
 from fuse import placement
 from fuse.archs import hff
 from fuse.data import Dataset, Selection, Splits
-from fuse.placement import bytes_of, describe_device, on_device, window_for
+from fuse.placement import Mover, bytes_of, describe_device, on_device, window_for
 
 
 def data_tensors(data: Dataset) -> list[Tensor]:
@@ -40,6 +40,13 @@ def test_a_tensor_is_moved_once(toy_store: Path) -> None:
         assert all(frames is other.frames[modality] for other in others)
         assert frames.dtype == torch.float16, "as stored"
     assert one.train.starts["text"] is two.val.starts["text"]
+
+
+def test_a_tensor_that_was_moved_is_not_copied_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    move, x, copied = Mover(torch.device("meta")), torch.zeros(3), []
+    to = Tensor.to
+    monkeypatch.setattr(Tensor, "to", lambda self, *given: copied.append(self) or to(self, *given))
+    assert move(x) is move(x) and len(copied) == 1
 
 
 def test_the_size_counts_shared_frames_once(toy_store: Path) -> None:
