@@ -2,8 +2,10 @@
 
 Who is measured in a recording is the speaker of its utterances. The moments of a channel are those of all recordings
 that the dataset names for the speaker; a recording that cannot be read has none, and its own utterances are recorded
-failures. A speaker of one recording, and a recording whose utterances name no speaker, need nothing of this: there the
-recording's own moments are the subject's.
+failures. (One that takes more time or memory than decoding may ends the process that reads it: all of its subject's
+utterances are recorded failures then, rather than normalised now with it and now without.) A speaker of one recording,
+and a recording whose utterances name no speaker, need nothing of this: there the recording's own moments are the
+subject's.
 
 What is recorded as an utterance's input is the digest of all its subject's recordings. So a recording that is added,
 mended or replaced changes it, and a run that extracts anything of a subject extracts that subject's other utterances
