@@ -1,4 +1,4 @@
-"""Random features with MELD-like lengths, for the benchmarks of training: in memory, or in a store.
+"""Random features with MELD-like lengths, for the benchmarks of training.
 
 Utterances of 0.3 to 15 s, median 2.5 s. Rates, widths and types are those of mer's encoders; a word lasts 0.3 s and
 is one to three tokens.
@@ -8,17 +8,13 @@ Axes: N utterances, F frames of all of them.
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from cache_schema.feature_spec import ArraySpec, FeatureSpec
-from cache_schema.samples import Corpus, Target, Utterance
-from cache_schema.store import FeatureStore
+from cache_schema.samples import Target
 from fuse.data import Dataset, Laid
 
 EMOTIONS = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
@@ -101,43 +97,3 @@ def _intervals(data: Dataset, rate_hz: float) -> Laid:
     step = torch.repeat_interleave(speech, tokens) / inner.clamp(min=1)
     values = torch.stack([(place - 1) * step, place * step], dim=1) * there[:, None]
     return Laid("text", values.float(), there)
-
-
-def write_store(folder: Path, module: ModuleType, count: int, seed: int = 0) -> None:
-    """A store with the dataset `meld-like`: the features that an architecture prefers, in MELD's splits (70/10/20)."""
-    data = make_data(module, count, seed)
-    assert data.labels is not None
-    seconds = data.lengths["text"] / FEATURES["roberta"].rate_hz
-    utterances = [
-        Utterance(
-            id=f"utterance{row}",
-            duration=max(float(seconds[row]), 0.3),
-            split="train" if row % 10 < 7 else "val" if row % 10 == 7 else "test",
-            labels={"emotion": EMOTIONS[int(data.labels[row])]},
-        )
-        for row in range(count)
-    ]
-    store = FeatureStore.open(folder, mode="a")
-    store.append_samples(Corpus(name="meld-like", title="made", licence="CC0-1.0", targets=(TARGET,)), utterances)
-    place = {utterance.id: row for row, utterance in enumerate(utterances)}
-    for modality, name in features_of(module).items():
-        values = ArraySpec(name="values", dtype="float16", tail=FEATURES[name].tail)
-        spec = FeatureSpec(
-            feature=name,
-            modality=modality,  # type: ignore[arg-type]
-            encoder="synthetic",
-            version=1,
-            arrays=(values,),
-            nominal_rate_hz=FEATURES[name].rate_hz,
-        )
-        frames = data.frames[modality].numpy()
-        writer = store.writer("meld-like", spec)
-        for segment in writer.todo():
-            rows = [place[u.id] for u in writer.utterances(segment)]
-            arrays = [np.ascontiguousarray(frames[_span(data, modality, row)]) for row in rows]
-            writer.commit(segment, [{"values": a} for a in arrays], [None] * len(rows), {})
-
-
-def _span(data: Dataset, modality: str, row: int) -> slice:
-    start = int(data.starts[modality][row])
-    return slice(start, start + int(data.lengths[modality][row]))

@@ -19,6 +19,9 @@ BENCHMARKS = {
     "extract": "Extraction in batches against one clip at a time.",
     "store": "The feature store against what else one would do.",
     "fuse": "Training, every architecture and baseline, against the plain way; five seeds against one after the other.",
+    "together": "Test metrics of seeds trained together, alone and apart; with --precision, of bf16 and fp32.",
+    "products": "Matrix products in float32: torch's own, and mer's on processors where those are slow.",
+    "memory": "A step of training in a process that keeps its memory, and in one that gives it back.",
     "gpu": "Kernels, steps, epochs and trainings on a CUDA device.",
 }
 
