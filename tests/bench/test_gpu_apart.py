@@ -45,9 +45,13 @@ def test_rows_come_until_the_process_ends_and_why_it_did_is_told() -> None:
 
 
 def test_a_process_that_hangs_is_killed_when_its_time_is_over() -> None:
-    begun = time.monotonic()
-    assert rows([("a", ""), ("b", "hangs")], 3.0) == (["a"], "OutOfTimeError: its time ran out")
-    assert time.monotonic() - begun < 20
+    for seconds in (2.0, 8.0):  # a machine with other work may need more to begin at all
+        begun = time.monotonic()
+        found, why = rows([("a", ""), ("b", "hangs")], seconds)
+        assert why == "OutOfTimeError: its time ran out" and time.monotonic() - begun < seconds + 10
+        if found:
+            break
+    assert found == ["a"]
 
 
 def test_what_breaks_is_left_out_and_the_rest_is_done() -> None:
