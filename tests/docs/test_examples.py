@@ -46,7 +46,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the source tree with a dataset, an encoder and an architecture more."""
     tree = tmp_path_factory.mktemp("extended")
     ignored = shutil.ignore_patterns("__pycache__")
-    for name in ("cache_schema", "extract", "fuse", "verbs"):
+    for name in ("cache_schema", "compute", "extract", "fuse", "verbs"):
         shutil.copytree(ROOT / name, tree / name, ignore=ignored)
     for name in ("cli.py", "terminal.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tree / name)
