@@ -5,12 +5,18 @@ Axes: G sequences, Q queries, S keys, H heads, W width of a head, d model width.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fuse.nn.fixed import shapes_are_fixed
 from fuse.precision import in_fp32
+
+FEW = 16
+"""Keys below which torch's attention for CPUs does not vectorise, nor its softmax over the last axis."""
 
 
 class MultiHeadAttention(nn.Module):
@@ -67,13 +73,44 @@ def attention(
     weighed: bool,
 ) -> tuple[Float[Tensor, "G H Q W"], Float[Tensor, "G H Q S"] | None]:
     """softmax(scale * q k') v, and the softmax if it is asked for. Without, a CPU does all of it in one pass."""
-    if not weighed and not q.is_cuda and not torch._C._are_functorch_transforms_active():
+    if not weighed and not shapes_are_fixed(q):
+        if k.shape[2] < FEW:
+            read: Tensor = FewKeys.apply(q, k, v, visible, scale)  # type: ignore[no-untyped-call]
+            return read, None
         return F.scaled_dot_product_attention(q, k, v, visible, scale=scale), None
     scores = (q * scale) @ k.transpose(-1, -2)
     if visible is not None:
         scores = scores.masked_fill(~visible, float("-inf"))
     weights = scores.softmax(dim=-1)
     return weights @ v, weights if weighed else None
+
+
+class FewKeys(torch.autograd.Function):
+    """softmax(scale * q k') v and its gradients, a few operations over all heads of all sequences at once."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, scale: float) -> Tensor:
+        """What `attention` reads."""
+        q, k, v = (x.contiguous() for x in (q, k, v))
+        weights = (q @ k.mT).mul_(scale)
+        if visible is not None:
+            weights.masked_fill_(~visible, float("-inf"))
+        weights.sub_(weights.amax(dim=-1, keepdim=True)).exp_()
+        weights /= weights.sum(dim=-1, keepdim=True)
+        ctx.save_for_backward(q, k, v, weights)
+        ctx.scale = scale
+        return weights @ v
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Of q, k and v."""
+        q, k, v, weights = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        of_weights = gradient @ v.mT
+        of_scores = of_weights - (of_weights * weights).sum(dim=-1, keepdim=True)
+        of_scores.mul_(weights).mul_(ctx.scale)
+        return of_scores @ k, of_scores.mT @ q, weights.mT @ gradient, None, None
 
 
 class AdditivePooling(nn.Module):

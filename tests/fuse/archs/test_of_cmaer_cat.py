@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from cache_schema.errors import SettingsError
 from cache_schema.samples import Target
+from fuse import model as door
 from fuse.arch import Batch
 from fuse.archs import of_cmaer_cat
 from fuse.model import Model
@@ -336,7 +337,8 @@ def test_face_crops_are_read_from_their_middle_and_padding_is_invisible() -> Non
 
 
 def test_a_step_over_face_crops_can_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(face_crops, "shapes_are_fixed", lambda x: True)  # as on a GPU
+    for module in (face_crops, door):
+        monkeypatch.setattr(module, "shapes_are_fixed", lambda x: True)  # as on a GPU
     (model, _), batch = make(tails=CROPS), make_batch(tails=CROPS)
 
     def step() -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from cache_schema.errors import SettingsError
 from cache_schema.samples import Target
+from fuse import model as door
 from fuse.arch import Batch
 from fuse.archs import symphonia
 from fuse.model import Model
@@ -380,7 +381,8 @@ def test_activation_in_shapes_that_do_not_depend_on_lengths_is_the_same(
 ) -> None:
     (model, _), batch = make(target, activation=True), make_batch()
     expected = model(batch).drawn["activation"]
-    monkeypatch.setattr(symphonia, "shapes_are_fixed", lambda x: True)  # as on a GPU
+    for module in (symphonia, door):
+        monkeypatch.setattr(module, "shapes_are_fixed", lambda x: True)  # as on a GPU
     monkeypatch.setattr(recurrent, "scans", lambda *_: True)
     torch.testing.assert_close(model(batch).drawn["activation"], expected)
     with torch.no_grad():

@@ -72,5 +72,6 @@ def test_every_parameter_learns_with_any_modalities() -> None:
 
 
 def test_a_step_can_be_captured() -> None:
-    model, b = make(mfn, **SMALL), batch(available=SOME_ABSENT)
-    assert captures(lambda: model.train()(b).logits.sum().backward()) > 50
+    model = make(mfn, **SMALL).train()
+    b = model.clean(batch(available=SOME_ABSENT))
+    assert captures(lambda: model.network(b).logits.sum().backward()) > 50
