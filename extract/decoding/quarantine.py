@@ -111,7 +111,7 @@ def read_apart(read: Callable[[Path], Any], path: Path, limits: DecodeLimits = D
     try:
         return _ask(read, (path.absolute(),), limits.seconds or LEAST_SECONDS, limits)
     except DecoderDied as error:
-        raise DataError(f"{path} {error}.") from error
+        raise DataError(f"{path}: {error}.") from error
 
 
 class DecoderDied(Exception):  # noqa: N818 - it says what happened
