@@ -182,8 +182,11 @@ def extract(
     listening = None if recognise is None else recognition.whisper_checkpoint(weights)
     store = FeatureStore.open(store_path, mode="a", say=say)
     _refuse_mixing(store, corpus, root)
+    bereft: set[str | None] = set()
     if corpus.corpus.name in store.datasets():
-        utterances = recognition.kept(utterances, store.samples(corpus.corpus.name))
+        before = store.samples(corpus.corpus.name)
+        bereft = subjects.bereft(before, utterances)
+        utterances = recognition.kept(utterances, before)
     if listening is not None:
         language = {"corpus": spoken, "auto": None}.get(recognise or "", recognise)
         keep, at = partial(store.append_samples, corpus.corpus), resolve_device(device)
@@ -206,7 +209,7 @@ def extract(
     if retry_replaced:
         again |= {id_ for found in replaced(store, root, dataset_name) for id_ in found.samples}
     again &= {u.id for u in utterances}
-    again |= _of_other_recordings(store, dataset_name, jobs, root, only, again, say)
+    again |= _of_other_recordings(store, dataset_name, jobs, root, only, again, bereft, say)
     if again:
         only = only and only | again
         store.append_again(dataset_name, sorted(again))
@@ -235,9 +238,10 @@ def _of_other_recordings(
     root: Path,
     only: set[str] | None,
     again: set[str],
+    bereft: set[str | None],
     say: Callable[[str], None],
 ) -> set[str]:
-    """Samples of subjects that this run extracts more of, which were normalised by other recordings of theirs."""
+    """Samples, normalised by other recordings, of subjects that are bereft of some or of which more is extracted."""
     samples, found = store.samples(dataset), set[str]()
     for job in jobs:
         if job.needs.signals is None or job.needs.signals.normalize != "subject":
@@ -245,7 +249,7 @@ def _of_other_recordings(
         if len(nobodys := subjects.without_subject(samples)) > 1:
             say(f"{job.name}: {len(nobodys)} recordings name no speaker: each is normalised by itself.")
         todo = [job.writer.utterances(segment) for _, segment in pipeline.unfinished([job], only)]
-        touched = {u.speaker for rows in todo for u in rows} | {samples[id_].speaker for id_ in again}
+        touched = bereft | {u.speaker for rows in todo for u in rows} | {samples[id_].speaker for id_ in again}
         if other := subjects.outdated(samples, _feature(store, dataset, job).inputs(), touched, root):
             say(f"{job.name}: the recordings of subjects changed: {len(other)} samples of theirs are normalised anew.")
             found.update(other)

@@ -8,9 +8,10 @@ and a recording whose utterances name no speaker, need nothing of this: there th
 subject's.
 
 What is recorded as an utterance's input is the digest of all its subject's recordings. So a recording that is added,
-mended or replaced changes it, and a run that extracts anything of a subject extracts that subject's other utterances
-again where their inputs are not those of today: all of them are normalised alike, but for those whose own recording is
-lost, which keep what they have. (Two runs at once that add recordings of one subject: the next such run puts it right.)
+mended, replaced or found to be another subject's changes it. A run that extracts anything of a subject, or learns that a
+recording is not the subject's, extracts that subject's other utterances again where their inputs are not those of
+today: all of them are normalised alike, but for those whose own recording is lost, which keep what they have. (Two runs
+at once that add recordings of one subject: the next such run puts it right.)
 
 Moments are computed by each process that decodes, once for each recording: a recording is read twice there. They are
 the same bits in whichever process, since recordings are taken in the order of their paths.
@@ -24,6 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from cache_schema.parts import Samples
+from cache_schema.samples import Utterance
 from extract.physiology import Moments, pooled
 from extract.physiology.digests import State, digest_in, digest_of, digest_of_all, state_of
 
@@ -44,6 +46,22 @@ def without_subject(samples: Samples) -> list[str]:
     """The recordings that have samples which name no speaker, in the order of their paths."""
     pairs = zip(samples.column("speaker"), samples.column("signals"), strict=True)
     return sorted({recording for speaker, recording in pairs if speaker is None and recording is not None})
+
+
+def bereft(before: Samples, utterances: Sequence[Utterance]) -> set[str | None]:
+    """Speakers whose recordings are other speakers' now, or other recordings.
+
+    Args:
+        before: the dataset's samples as they are in the store.
+        utterances: as the corpus has them now.
+    """
+    found: set[str | None] = set()
+    for now in utterances:
+        if now.signals is not None and now.id in before:
+            was = before[now.id]
+            if (was.speaker, was.signals) != (now.speaker, now.signals):
+                found.add(was.speaker)
+    return found - {None}
 
 
 def subject_moments(root: Path, recordings: Sequence[str]) -> tuple[str, Mapping[str, Moments]]:

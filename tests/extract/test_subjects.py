@@ -107,6 +107,19 @@ def test_pieces_and_workers_give_the_same_bits(root: Path, tmp_path: Path) -> No
     assert bits(tmp_path / "at once") == bits(tmp_path / "by two") == bits(tmp_path / "in pieces")
 
 
+def test_a_recording_that_becomes_anothers_moves_both_subjects(root: Path, tmp_path: Path) -> None:
+    """A manifest's mistake is mended: Ann's task was Ben's. Ann's other recording is all that is hers, then."""
+    said: list[str] = []
+    run(root, tmp_path / "store")
+    mended = {name: ("Ben" if name == "ann-task" else speaker, level) for name, (speaker, level) in LEVELS.items()}
+    write_manifest(root, mended)
+    run(root, tmp_path / "store", said=said)
+    run(root, tmp_path / "anew")
+    assert bits(tmp_path / "store") == bits(tmp_path / "anew")
+    assert means(tmp_path / "store")["ann-rest"] == pytest.approx(0.0, abs=0.05)
+    assert any("the recordings of subjects changed" in line for line in said)
+
+
 def test_a_recording_that_is_added_moves_its_subjects_others_and_nobody_elses(root: Path, tmp_path: Path) -> None:
     store, said = tmp_path / "store", list[str]()
     write_manifest(root, {name: given for name, given in LEVELS.items() if name != "ann-task"})
