@@ -8,10 +8,10 @@ and a recording whose utterances name no speaker, need nothing of this: there th
 subject's.
 
 What is recorded as an utterance's input is the digest of all its subject's recordings. So a recording that is added,
-mended, replaced or found to be another subject's changes it. A run that extracts anything of a subject, or learns that a
-recording is not the subject's, extracts that subject's other utterances again where their inputs are not those of
-today: all of them are normalised alike, but for those whose own recording is lost, which keep what they have. (Two runs
-at once that add recordings of one subject: the next such run puts it right.)
+mended, replaced or found to be another subject's changes it. A run that extracts anything of a subject, or learns
+that a recording is not the subject's, extracts that subject's other utterances again where their inputs are not those
+of today: all of them are normalised alike, but for those whose own recording is lost, which keep what they have. (Two
+runs at once that add recordings of one subject: the next such run puts it right.)
 
 Moments are computed by each process that decodes, once for each recording: a recording is read twice there. They are
 the same bits in whichever process, since recordings are taken in the order of their paths.
