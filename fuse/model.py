@@ -83,16 +83,18 @@ class Model(nn.Module):
 def standardized(x: Tensor, lengths: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """x * scale + shift in the type of `scale`, zero behind each utterance's end.
 
-    A CPU writes the memory of the result once, and of what lies behind the ends again no more than is there.
+    A CPU goes block by block, leaves out what lies behind the longest of a block, and empties the padding alone.
     """
-    empty = ~frame_mask(lengths, x.shape[1])
     if x.requires_grad or shapes_are_fixed(x):
+        empty = ~frame_mask(lengths, x.shape[1])
         scaled = torch.addcmul(shift, x.to(scale.dtype), scale)
         return scaled.masked_fill_(empty.view(*empty.shape, *[1] * (x.ndim - 2)), 0.0)
     out = torch.empty(x.shape, dtype=scale.dtype)
-    at_a_time = max(1, BLOCK // max(1, x[:1].numel()))
+    at_a_time, ends = max(1, BLOCK // max(1, x[:1].numel())), lengths.tolist()
     for first in range(0, len(x), at_a_time):
         block = slice(first, first + at_a_time)
-        torch.addcmul(shift, x[block].to(scale.dtype), scale, out=out[block])
-    out.flatten(0, 1).index_fill_(0, empty.flatten().nonzero().squeeze(1), 0.0)
+        longest = max(ends[block])
+        torch.addcmul(shift, x[block, :longest].to(scale.dtype), scale, out=out[block, :longest])
+    for one, end in zip(out, ends, strict=True):
+        one[end:].zero_()
     return out
