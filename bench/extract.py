@@ -25,7 +25,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -140,7 +140,8 @@ def main(arguments: list[str] | None = None) -> Table:
     table.say()
     with tempfile.TemporaryDirectory() as scratch, quiet(), kept_encoders():
         folder = Path(scratch)
-        prepare(folder, sizes, TOGETHER if "together" in options.parts else ())
+        also = {"together": TOGETHER, "done": ("roberta",)}
+        prepare(folder, sizes, {name for part, names in also.items() if part in options.parts for name in names})
         if "together" in options.parts:
             together(table, folder, sizes)
         if "loops" in options.parts:
@@ -156,7 +157,7 @@ def main(arguments: list[str] | None = None) -> Table:
     return table
 
 
-def prepare(folder: Path, sizes: Sizes, also: Sequence[str] = TOGETHER) -> None:
+def prepare(folder: Path, sizes: Sizes, also: Collection[str] = TOGETHER) -> None:
     """Make the corpora, and the weights of the encoders of the loops and of these."""
     make_clips(folder / "clips", sizes.clips, *sizes.picture)
     make_texts(folder / "texts", sizes.texts)
