@@ -31,13 +31,13 @@ class Dropout(nn.Dropout):
     """`nn.Dropout` (Srivastava et al. 2014), p rounded to 1/65536 in training on a CPU.
 
     What is kept is divided by the share that is really kept, so that the mean stays. Whatever else there is (GPUs,
-    `torch.func`, numbers drawn before the step by `fuse.training.draws`) stays torch's.
+    in place, `torch.func`, numbers drawn before the step by `fuse.training.draws`) stays torch's.
     """
 
     def forward(self, x: Float[Tensor, "*_"]) -> Float[Tensor, "*_"]:
         """x, dropped or scaled in training."""
         dropped = round(self.p * LEVELS)
-        if not (self.training and 0 < dropped < LEVELS and draws_here(x)):
+        if not (self.training and 0 < dropped < LEVELS and draws_here(x)) or self.inplace:
             return super().forward(x)
         bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
         most = dropped - LEVELS // 2  # the least number that is kept, as int16 counts

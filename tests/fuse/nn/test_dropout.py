@@ -71,6 +71,11 @@ def test_numbers_drawn_before_the_step_are_taken() -> None:
     assert torch.equal(found, torch.tensor([0.0] * 4 + [2.0] * 4))
 
 
+def test_in_place_is_torchs() -> None:
+    x = torch.ones(64)
+    assert Dropout(0.5, inplace=True)(x) is x and (x == 0).any()
+
+
 def test_under_vmap_torch_draws() -> None:
     drop = Dropout(0.5)
     found = torch.func.vmap(drop, randomness="different")(torch.ones(4, 100))
