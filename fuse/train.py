@@ -125,7 +125,7 @@ def train_run(
         protocol: how the data are split; None: the official splits.
         out: where the run's folder is made, as `<arch>-<dataset>-<n>`.
         device: "cpu" or "cuda".
-        jobs: seeds that train at a time on the CPU; None: one per core. The numbers do not depend on it.
+        jobs: seeds that train at a time on the CPU, None: by cores and seeds; the numbers do not depend on it.
         workers: processes to use instead of new ones.
         tensorboard: write what TensorBoard shows into each seed's folder.
         fresh: begin anew, whatever was interrupted.

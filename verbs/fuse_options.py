@@ -23,7 +23,9 @@ Features = Annotated[str, typer.Option(help="Other features than preferred, as t
 TargetName = Annotated[str | None, typer.Option(help="What to predict; default the dataset's first target.")]
 Out = Annotated[Path, typer.Option(help="Where the run's folder is made.")]
 Device = Annotated[str, typer.Option(help="torch device.")]
-Jobs = Annotated[int | None, typer.Option(min=1, help="Trainings at a time on the CPU; default one per core.")]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="Trainings at a time on the CPU; default: what keeps the cores busy.")
+]
 Folds = Annotated[
     str,
     typer.Option(

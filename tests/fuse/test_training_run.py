@@ -28,7 +28,7 @@ from fuse.protocols import Protocol
 from fuse.run import load, new_folder
 from fuse.train import Result, code_digest, train_run
 from fuse.training.loop import Epoch
-from fuse.training.workers import Workers
+from fuse.training.workers import Workers, at_once
 
 SMALL = ["d=12", "steps=3", "layers=1", "heads=2", "head_width=4", "speech_channels=[4]", "speech_width=6"]
 FAST = [*SMALL, "lr=0.005", "batch_size=16", "max_epochs=6"]
@@ -47,15 +47,24 @@ def finished(toy_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Resul
 
 
 def test_the_code_that_others_began_with_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The architecture's file, the shared pieces and the kernels in their folders."""
+    """The architecture's file, the shared pieces, the kernels in their folders and the products."""
     found = {code_digest(module) for module in (hff, symphonia)}
-    monkeypatch.setattr(fuse.train, "HERE", tmp_path)
-    for number, name in enumerate(["nn/one.py", "kernels/dispatch.py", "kernels/scan/triton.py"]):
+    folders = [tmp_path / folder.relative_to(fuse.train.HERE.parent) for folder in fuse.train.SHARED_CODE]
+    monkeypatch.setattr(fuse.train, "HERE", tmp_path / "fuse")
+    monkeypatch.setattr(fuse.train, "SHARED_CODE", folders)
+    written = ["fuse/nn/one.py", "fuse/kernels/dispatch.py", "fuse/kernels/scan/triton.py", "compute/products.py"]
+    for number, name in enumerate(written):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         for text in ("", "# changed"):
             (tmp_path / name).write_text(text, "utf-8")
             found.add(code_digest(hff))
         assert len(found) == 2 * (number + 2)
+
+
+def test_so_many_seeds_at_once_that_no_core_is_left_idle() -> None:
+    """As many as there are cores where that comes out even; else more, which share them."""
+    asked = {(1, 8): 1, (3, 8): 3, (4, 2): 2, (5, 2): 3, (5, 4): 5, (10, 4): 5, (100, 64): 100, (2, 1): 1}
+    assert {given: at_once(*given) for given in asked} == asked
 
 
 def test_json_is_the_contract(finished: Result) -> None:
