@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from cache_schema.errors import DataError, first_line
+from cache_schema.errors import DataError, SettingsError, first_line
 from cache_schema.rows import Absent, Failed
 from cache_schema.samples import Utterance
 from extract.dataset import LONGEST_SECONDS
@@ -40,6 +40,7 @@ def decode_signals(
 
     Raises:
         MemoryError: the recording takes more memory than there is.
+        SettingsError: what reads it is not installed.
     """
     if utterance.signals is None:
         return {}, None, Absent("the sample has no physiological recording")
@@ -62,6 +63,10 @@ def decode_signals(
         }
     except MemoryError:
         raise  # this process may not survive the next clip
+    except ImportError as error:  # no fault of the recording: scipy is missing, or there is no memory to load it
+        if "failed to map segment" in str(error):
+            raise MemoryError(str(error)) from error
+        raise SettingsError(f"Recordings cannot be read ({first_line(error)}); `mer doctor` tells more.") from error
     except Exception as error:  # noqa: BLE001 - a recording may be broken in any way; the run goes on without it
         reason = first_line(error).removeprefix(f"{root}/").removeprefix(utterance.signals).lstrip("/:, ")
         return {}, None, Failed(f"{utterance.signals}: {_shown(reason)}")

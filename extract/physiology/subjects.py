@@ -96,7 +96,7 @@ def _of_one(path: Path, state: State) -> tuple[str | None, dict[str, Moments]]:
     try:
         digest = digest_in(path, state)
         return digest, {name: channel.moments for name, channel in recordings.read(path).channels.items()}
-    except MemoryError:
+    except (MemoryError, ImportError):
         raise
     except Exception:  # noqa: BLE001 - it may be broken in any way, which its own utterances tell
         return digest, {}

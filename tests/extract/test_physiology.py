@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache_schema.errors import DataError
+from cache_schema.errors import DataError, SettingsError
 from cache_schema.rows import Absent, Failed
 from cache_schema.samples import Utterance
 from extract.decoding import media, quarantine
@@ -203,6 +203,22 @@ def test_a_recording_that_takes_all_memory_ends_a_child_and_not_the_run(tmp_path
     (ours,), (theirs,) = here.signals.values(), apart.signals.values()
     assert np.array_equal(ours.values, theirs.values) and np.array_equal(ours.measured, theirs.measured)
     assert apart.signals_sha256 == here.signals_sha256 is not None
+
+
+@pytest.mark.parametrize(
+    ("said", "raised"),
+    [("No module named 'scipy'", SettingsError), ("scipy/x.so: failed to map segment from shared object", MemoryError)],
+)
+def test_a_library_that_cannot_be_loaded_is_no_fault_of_a_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, raised: type[Exception]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ImportError(said)
+
+    (tmp_path / "good.csv").write_text("time,EDA\n0,1\n1,2\n2,2\n", encoding="utf-8")
+    monkeypatch.setattr("extract.physiology.signals.on_clock", refuse)
+    with pytest.raises(raised):
+        media.decode(tmp_path, Utterance(id="good", signals="good.csv"), [Needs(signals=request("EDA"))])
 
 
 def test_a_real_wristband_session(test_data: Path) -> None:

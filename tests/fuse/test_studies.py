@@ -193,17 +193,18 @@ def test_what_is_missing_or_noised_is_nested_and_leaves_the_rest(toy_store: Path
     torch.testing.assert_close(added.std(0) / used.std(0), torch.full((8,), 2.0), rtol=0.2, atol=0)
 
 
-def test_robustness_at_test_time_begins_with_the_runs_own_numbers(finished: Result) -> None:
-    found = robustness(finished.run, shares=(0.0, 1.0), modalities=["text"])
+def test_robustness_at_test_time_begins_with_the_runs_own_numbers(toy_store: Path, tmp_path: Path) -> None:
+    trained = run(toy_store, tmp_path, assignments=[*FAST, "max_epochs=12"])
+    found = robustness(trained.run, shares=(0.0, 1.0), modalities=["text"])
     curve = found["curves"]["text"]["accuracy"]
-    assert curve[0]["per_seed"] == finished.test["accuracy"]["per_seed"]
+    assert curve[0]["per_seed"] == trained.test["accuracy"]["per_seed"]
     assert curve[1]["mean"] < curve[0]["mean"], "text says most here"
-    noise = robustness(finished.run, kind="noise", noise=20.0, shares=(1.0,), modalities=["text"])
+    noise = robustness(trained.run, kind="noise", noise=20.0, shares=(1.0,), modalities=["text"])
     assert noise["curves"]["text"]["accuracy"][0]["mean"] < curve[0]["mean"]
     with pytest.raises(SettingsError, match="does not read physiology"):
-        robustness(finished.run, modalities=["physiology"])
+        robustness(trained.run, modalities=["physiology"])
     with pytest.raises(SettingsError, match="nothing is left to train"):
-        robustness(finished.run, at="train", shares=(1.0,))
+        robustness(trained.run, at="train", shares=(1.0,))
 
 
 def test_robustness_at_train_time_trains_each_share_once(finished: Result, tmp_path: Path) -> None:
