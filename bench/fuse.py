@@ -282,7 +282,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=COUNT, help="utterances")
     parser.add_argument("--archs", default="", help="comma-separated; default all, baselines included")
-    parser.add_argument("--parts", default="archs,seeds", help="archs, seeds; whole, which takes half an hour")
+    parser.add_argument("--parts", default="archs,seeds", help="archs, seeds; whole, which takes 40 minutes")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of which medians are told")
     parser.add_argument("--steps", type=int, default=STEPS, help="of an epoch of mer's that are timed")
     parser.add_argument("--plain-steps", type=int, default=PLAIN_STEPS, help="of a plain epoch that are timed")
