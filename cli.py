@@ -280,10 +280,12 @@ DEMO_SETTINGS = (
     "steps=4",
     "speech_channels=[32, 64]",
     "text_pool=mean",
+    "patience=12",
     "lr=0.001",
     "batch_size=32",
 )
-"""hff for some hundred short clips: smaller than the paper's, a higher learning rate, no [CLS] of random weights."""
+"""hff for some hundred short clips: smaller than the paper's, a higher learning rate and more patience, no [CLS] of random
+weights."""
 
 
 @app.command()
