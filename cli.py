@@ -284,7 +284,7 @@ DEMO_SETTINGS = (
     "lr=0.001",
     "batch_size=32",
 )
-"""hff for some hundred short clips: smaller than the paper's, a higher learning rate and more patience, no [CLS] of random
+"""hff for some hundred short clips: smaller than the paper's, quicker to learn and slower to stop, no [CLS] of random
 weights."""
 
 
