@@ -49,7 +49,8 @@ from bench.extraction import (
 from bench.machine import cpu_name
 from bench.store import Table
 from cache_schema.rows import Row
-from compute.products import accelerate
+from compute.modules import recast
+from compute.products import Linear
 from extract import pipeline
 from extract.encoder import Clip
 from extract.encoders import ENCODERS
@@ -214,7 +215,7 @@ class Bare:
     def __init__(self, name: str, folder: Path, products: str) -> None:
         self.model = plain_model(name, folder)
         if products == "mer's":
-            accelerate(self.model)
+            recast(self.model, {torch.nn.Linear: Linear})
         pieces = pieces_of(name, folder)
         few = pieces[: max(BATCH_SIZES[name])]
         seconds: dict[int, float] = {}

@@ -2,7 +2,7 @@
 
 On x86 torch multiplies float32 matrices with MKL, which keeps AVX-512 for Intel's processors: on an AMD EPYC with
 AVX-512 it reaches 106 GFLOP/s on one core, oneDNN, which torch carries as well, 230 (`python -m bench.products`).
-So `accelerate` gives a model's linear layers a product of their own; both compute in IEEE float32, and differ by
+So a model's linear layers become this `Linear` (`compute.modules.recast`); both compute in IEEE float32, and differ by
 rounding alone. Whatever oneDNN is not meant for here (other types, autocast, GPUs, `torch.func`, subclasses of tensors,
 small products, what is compiled, traced or exported) stays torch's, and all of it does where `torch.backends.mkldnn` is
 switched off.
@@ -15,30 +15,16 @@ from __future__ import annotations
 import functools
 import platform
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Module = TypeVar("Module", bound=nn.Module)
 LEAST = 2**21
 """Multiplications from which on a product gains more than the detour costs."""
 PLAIN = (Tensor, nn.Parameter)
-
-
-def accelerate(model: Module, *alike: type[nn.Linear]) -> Module:
-    """The same model, its linear layers computing as `Linear` does. Parameters and their names stay.
-
-    Args:
-        model: any; a subclass of `nn.Linear` in it stays what it is.
-        alike: subclasses that compute what `nn.Linear` does, and are to change too.
-    """
-    for part in model.modules():
-        if type(part) in (nn.Linear, *alike):
-            part.__class__ = Linear
-    return model
 
 
 class Linear(nn.Linear):

@@ -175,9 +175,11 @@ def load_whisper(checkpoint: Checkpoint, device: str) -> Any:
         SettingsError: weights are missing in the checkpoint, or it cannot be read.
     """
     import torch
-    from whisper.model import Linear, ModelDimensions, Whisper
+    from whisper.model import Linear as Casting
+    from whisper.model import ModelDimensions, Whisper
 
-    from compute.products import accelerate
+    from compute.modules import recast
+    from compute.products import Linear
 
     theirs = load("WhisperModel", checkpoint, "cpu", "float32")
     c = theirs.config
@@ -193,7 +195,7 @@ def load_whisper(checkpoint: Checkpoint, device: str) -> Any:
         n_text_head=c.decoder_attention_heads,
         n_text_layer=c.decoder_layers,
     )
-    model = accelerate(Whisper(dims), Linear)  # theirs casts weights to the sound's type, single precision both
+    model = recast(Whisper(dims), {Casting: Linear})  # theirs casts weights to the sound's type, single precision both
     model.load_state_dict({_renamed(name): tensor for name, tensor in theirs.state_dict().items()})
     path = checkpoint.folder / GENERATION
     heads = json.loads(path.read_text(encoding="utf-8")).get("alignment_heads") if path.is_file() else None

@@ -90,7 +90,8 @@ def load(model: str, checkpoint: Checkpoint, device: str, compute_dtype: str, **
     import transformers
     from safetensors import SafetensorError
 
-    from compute.products import accelerate
+    from compute.modules import recast
+    from compute.products import Linear
 
     with quiet():
         try:
@@ -112,7 +113,8 @@ def load(model: str, checkpoint: Checkpoint, device: str, compute_dtype: str, **
             "fetch the checkpoint again."
         )
     keep_freed()
-    return accelerate(loaded).requires_grad_(False).eval().to(device=device, dtype=getattr(torch, compute_dtype))
+    recast(loaded, {torch.nn.Linear: Linear})
+    return loaded.requires_grad_(False).eval().to(device=device, dtype=getattr(torch, compute_dtype))
 
 
 @contextmanager

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from compute.products import accelerate
+from compute.modules import recast
+from compute.products import Linear
 from fuse.arch import Architecture, Batch, Output
-from fuse.nn.dropout import quicken
+from fuse.nn.dropout import Dropout
 from fuse.nn.fixed import shapes_are_fixed
 from fuse.nn.lengths import frame_mask
 
@@ -35,7 +36,7 @@ class Model(nn.Module):
 
     def __init__(self, network: Architecture, scales: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         super().__init__()
-        self.network = quicken(accelerate(network))
+        self.network = recast(network, {nn.Linear: Linear, nn.Dropout: Dropout})
         for modality in network.modalities:
             mean, deviation = scales[modality]
             self.register_buffer(f"scale_{modality}", 1 / deviation)

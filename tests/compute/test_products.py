@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from compute import products
-from compute.products import Linear, accelerate
+from compute.modules import recast
+from compute.products import Linear
 
 WIDE, ROWS = 96, 512
 """Together more multiplications than `products.LEAST`."""
@@ -40,7 +41,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 def layer(bias: bool = True) -> Linear:
     torch.manual_seed(0)
-    return accelerate(nn.Linear(WIDE, WIDE, bias=bias))
+    return Linear(WIDE, WIDE, bias=bias)
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:
@@ -166,24 +167,12 @@ def test_without_gradients_the_values_are_the_same(counted: list[tuple[int, ...]
     assert len(counted) == 2
 
 
-class Doubled(nn.Linear):
-    """A linear layer that is none."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 2 * super().forward(x)
-
-
-def test_a_model_keeps_its_parameters_and_its_other_layers() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), Doubled(4, 4), nn.MultiheadAttention(4, 1))
-    state, x = copy.deepcopy(model.state_dict()), torch.randn(2, 4)
-    before = model[:3](x)
-    assert accelerate(model) is model
-    assert type(model[0]) is Linear
-    assert type(model[2]) is Doubled
-    assert type(model[3].out_proj) is not Linear
-    assert list(model.state_dict()) == list(state)
-    assert torch.equal(model[:3](x), before)
-    assert type(accelerate(model, Doubled)[2]) is Linear
+def test_layers_of_a_model_that_become_these_give_the_same() -> None:
+    model, x = nn.Sequential(nn.Linear(WIDE, WIDE), nn.MultiheadAttention(WIDE, 1)), torch.randn(2, WIDE)
+    before = model[0](x)
+    recast(model, {nn.Linear: Linear})
+    assert type(model[0]) is Linear and type(model[1].out_proj) is not Linear
+    assert torch.equal(model[0](x), before)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from fuse.nn.dropout import LEVELS, Dropout, quicken
+from compute.modules import recast
+from fuse.nn.dropout import LEVELS, Dropout
 from fuse.training.draws import Drawn
 
 WIDE = 200_003
@@ -82,10 +83,7 @@ def test_under_vmap_torch_draws() -> None:
     assert found.shape == (4, 100) and not torch.equal(found[0], found[1])
 
 
-def test_quicken_changes_torchs_dropout_alone() -> None:
-    class Own(nn.Dropout):
-        pass
-
-    model = quicken(nn.Sequential(nn.Dropout(0.1), Own(0.1), nn.Sequential(nn.Dropout(0.2), nn.Linear(2, 2))))
-    assert [type(part) for part in model] == [Dropout, Own, nn.Sequential]
-    assert type(model[2][0]) is Dropout and model[2][0].p == 0.2
+def test_torchs_dropout_of_a_model_becomes_this_one() -> None:
+    model = recast(nn.Sequential(nn.Dropout(0.1), nn.Sequential(nn.Dropout(0.2))), {nn.Dropout: Dropout})
+    assert type(model[0]) is type(model[1][0]) is Dropout and model[1][0].p == 0.2
+    assert 0 < (model(torch.ones(1000)) == 0).double().mean() < 1
