@@ -1,10 +1,10 @@
-"""Timing on a GPU or a CPU: medians with quantiles, CUDA graphs, and the machine's own limits."""
+"""Timing on a GPU or a CPU: medians with quantiles, turns, CUDA graphs, and the machine's own limits."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,17 @@ def _on_cpu(work: Work, repetitions: int) -> list[float]:
         begun = time.perf_counter()
         work()
         found.append(time.perf_counter() - begun)
+    return found
+
+
+def in_turns(works: Mapping[str, Work], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each in every round, in which they take turns, after a round that warms up and is not counted."""
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(rounds + 1):
+        for name, work in works.items():
+            seconds = _on_cpu(work, 1)
+            if number:
+                found[name] += seconds
     return found
 
 

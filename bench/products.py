@@ -9,29 +9,17 @@ forward pass alone and with its gradients. Both take turns, and the fastest of t
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
 from torch import nn
 
+from bench.clock import in_turns
 from bench.machine import cpu_name
 from compute.products import Linear, pays
 
 SHAPES = ((13, 768, 768), (13, 768, 3072), (640, 768, 768), (640, 768, 3072), (1576, 3072, 768), (512, 128, 512))
 """Rows, inputs, outputs."""
-
-
-def fastest(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds of each way, in turns; the first round is not counted."""
-    found: dict[str, list[float]] = {way: [] for way in ways}
-    for _ in range(rounds + 1):
-        for way, call in ways.items():
-            begun = time.perf_counter()
-            call()
-            found[way].append(time.perf_counter() - begun)
-    return {way: min(seconds[1:]) for way, seconds in found.items()}
 
 
 def forward(layer: nn.Linear, x: torch.Tensor) -> None:
@@ -64,8 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
             ({way: partial(forward, layer, x) for way, layer in layers.items()}, 1),
             ({way: partial(training, layer, x, gradient) for way, layer in layers.items()}, 3),
         ):
-            seconds = fastest(ways, rounds)
-            speeds = {way: times * work / took for way, took in seconds.items()}
+            speeds = {way: times * work / min(seconds) for way, seconds in in_turns(ways, rounds).items()}
             line += f"{speeds['torch']:8.0f}{speeds['mer']:8.0f}{speeds['mer'] / speeds['torch']:8.2f}   "
         print(line.rstrip())
 

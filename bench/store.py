@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from bench.clock import in_turns
 from cache_schema.feature import Feature
 from cache_schema.feature_spec import ArraySpec, FeatureSpec
 from cache_schema.readers import Reader, chosen_reader, using_reader, zarrs_installed
@@ -160,15 +160,8 @@ def plain_pad(clips: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def medians(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, taking turns, after a round that warms up."""
-    found: dict[str, list[float]] = {name: [] for name in variants}
-    for number in range(rounds + 1):
-        for name, work in variants.items():
-            begun = time.perf_counter()
-            work()
-            if number or rounds == 1:
-                found[name].append(time.perf_counter() - begun)
-    return {name: statistics.median(times) for name, times in found.items()}
+    """Median seconds of each, taking turns."""
+    return {name: statistics.median(seconds) for name, seconds in in_turns(variants, rounds).items()}
 
 
 def read_with(reader: Reader, work: Callable[[], object]) -> Callable[[], object]:
