@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -48,7 +48,7 @@ class Spec(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise SettingsError("; ".join(cls._explain(e, where) for e in error.errors())) from error
+            raise SettingsError("; ".join(dict.fromkeys(cls._explain(e, where) for e in error.errors()))) from error
 
     @classmethod
     def _explain(cls, error: Any, where: str) -> str:
@@ -60,6 +60,9 @@ class Spec(BaseModel):
             return f"{where}: " + unknown_name("field", name, list(cls.model_fields))
         field = cls.model_fields.get(name)
         meaning = f" ({name}: {' '.join(field.description.split())})" if field and field.description else ""
+        choices = _choices(field and field.annotation)
+        if error["type"] == "literal_error" and choices:
+            return f"{where}: {unknown_name(name, str(error['input']), choices)}{meaning}"
         return f"{where}: {name} = {error.get('input')!r}: {reason}{meaning}"
 
     def with_assignments(self, assignments: list[str], where: str) -> Self:
@@ -78,3 +81,8 @@ class Spec(BaseModel):
             except ValueError:
                 values[name.strip()] = text
         return type(self).parse(values, where)
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The words among a type's alternatives."""
+    return [annotation] if isinstance(annotation, str) else [c for part in get_args(annotation) for c in _choices(part)]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from cache_schema.errors import DataError, SettingsError
 from cache_schema.parts import Samples
@@ -22,6 +22,7 @@ from extract.cluster import WorkerReport
 from extract.dataset import Enumeration
 from extract.datasets import DATASETS
 from extract.decoding.quarantine import DEFAULT_LIMITS, DecodeLimits, probe
+from extract.encoder import Crop
 from extract.encoders import ENCODERS
 from extract.physiology import subjects
 from extract.pipeline import Job, Progress, Timing
@@ -153,6 +154,8 @@ def extract(
     started = time.perf_counter()
     for encoder in encoders:
         ENCODERS.require(encoder)  # a corpus takes longer to read than a name
+    if crop not in get_args(Crop):
+        raise SettingsError(unknown_name("crop", crop, list(get_args(Crop))))
     corpus = _enumerate(dataset, root, name)
     for note in corpus.notes:
         say(note)

@@ -22,7 +22,9 @@ from cache_schema.samples import SPLITS, Utterance
 from cache_schema.settings import Spec
 
 OFFICIAL = "official"
+KINDS = (OFFICIAL, "kfold", "loso")
 VAL_SHARE = 0.15
+GROUP_FIELDS = ("id", "speaker", "dialogue", "path")
 KNOWN_GROUPS = {"speaker": "speaker", "subject": "speaker", "dialogue": "dialogue", "session": r"id:^Ses\d+"}
 """Groups that need no declaration; the sessions are those of IEMOCAP's file names, as in Ses01F_impro01_F000."""
 
@@ -50,6 +52,8 @@ class Protocol(Spec):
     def _folds(cls, text: str) -> str:
         kind, *rest = text.split(":")
         numbered = kind == "kfold" and len(rest) == 2 and rest[1].isdecimal() and int(rest[1]) >= 2
+        if kind not in KINDS:
+            raise ValueError(unknown_name("protocol", kind, list(KINDS)))
         if text != OFFICIAL and not numbered and not (kind == "loso" and len(rest) == 1 and rest[0]):
             raise ValueError("it is not official, kfold:GROUP:K with K of 2 or more, or loso:GROUP")
         return text
@@ -67,8 +71,8 @@ class Protocol(Spec):
     def _groups(cls, groups: dict[str, str]) -> dict[str, str]:
         for rule in groups.values():
             field, _, pattern = rule.partition(":")
-            if field not in ("id", "speaker", "dialogue", "path"):
-                raise ValueError(f"{field!r} is not one of id, speaker, dialogue, path")
+            if field not in GROUP_FIELDS:
+                raise ValueError(unknown_name("field to group by", field, list(GROUP_FIELDS)))
             try:
                 re.compile(pattern)
             except re.error as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from pydantic import Field, ValidationError
@@ -21,6 +22,8 @@ class Lens(Spec):
     """Frames per second."""
     names: tuple[str, ...] = ()
     """Whatever they are called."""
+    coating: Literal["none", "single"] | Literal["multi"] | None = None
+    """What is on the glass."""
 
 
 def test_a_spec_is_frozen_and_finite() -> None:
@@ -42,6 +45,14 @@ def test_messages() -> None:
         Lens.parse({"widht": 5}, "lens")
     with pytest.raises(SettingsError, match=r"^lens: width = 0: .*greater than 0 \(width: Pixels of the picture\.\)$"):
         Lens.parse({"width": 0}, "lens")
+    with pytest.raises(
+        SettingsError,
+        match=r"^lens: There is no coating called 'mutli'\. Did you mean 'multi'\? Known: none, single, multi\. "
+        r"\(coating: What is on the glass\.\)$",
+    ):
+        Lens.parse({"coating": "mutli"}, "lens")
+    with pytest.raises(SettingsError, match=r"^lens: There is no coating called '5'\. Known: none, single, multi\. "):
+        Lens.parse({"coating": 5}, "lens")
     with pytest.raises(SettingsError, match="'width' is not of the form field=value"):
         Lens().with_assignments(["width"], "lens")
 

@@ -86,7 +86,9 @@ def test_a_group_is_a_field_or_what_a_pattern_finds() -> None:
         ({"folds": "loso"}, "loso:GROUP"),
         ({"val": "dialogue"}, "GROUP:SHARE"),
         ({"val": "dialogue:1.5"}, "GROUP:SHARE"),
-        ({"groups": {"a": "text:x"}}, "'text' is not one of id, speaker, dialogue, path"),
+        ({"folds": "ofical"}, r"no protocol called 'ofical'\. Did you mean 'official'\? Known: official, kfold, loso"),
+        ({"folds": "kfolds:speaker:5"}, "no protocol called 'kfolds'. Did you mean 'kfold'"),
+        ({"groups": {"a": "speker:x"}}, "no field to group by called 'speker'. Did you mean 'speaker'"),
         ({"groups": {"a": "id:("}}, "no regular expression"),
     ],
 )
