@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from cache_schema.errors import DamagedError
+from cache_schema.errors import REPAIR, DamagedError
 
 DIGEST_KEY = "sha256"
 
@@ -37,30 +37,33 @@ def seal(document: Mapping[str, Any]) -> bytes:
     return canonical_bytes({**body, DIGEST_KEY: sha256_hex(canonical_bytes(body))})
 
 
-def unseal(data: bytes, where: str) -> dict[str, Any]:
+def unseal(data: bytes, where: str, mend: str = REPAIR) -> dict[str, Any]:
     """The document in `data`, its self-digest checked and left in under `sha256`.
 
     The bytes must be canonical themselves, so that no flipped bit is harmless enough to go unnoticed.
 
     Raises:
-        DamagedError: not JSON, not canonical, or the digest does not match; `where` names the document.
+        DamagedError: not JSON, not canonical, or the digest does not match; `where` names the document, and `mend` says
+            what to do about it.
     """
     try:
-        return check_sealed(json.loads(data), where, data)
+        return check_sealed(json.loads(data), where, data, mend)
     except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{where} cannot be read as a sealed document ({type(error).__name__}).") from error
+        raise DamagedError(f"{where} cannot be read as a sealed document ({type(error).__name__}). {mend}") from error
 
 
-def check_sealed(document: Any, where: str, data: bytes | None = None) -> dict[str, Any]:
+def check_sealed(document: Any, where: str, data: bytes | None = None, mend: str = REPAIR) -> dict[str, Any]:
     """A parsed document whose self-digest matches, and whose canonical bytes are `data` where these are given.
 
     Raises:
         DamagedError: it has no digest, or another one.
     """
     if not isinstance(document, dict) or DIGEST_KEY not in document:
-        raise DamagedError(f"{where} cannot be read as a sealed document (it has no {DIGEST_KEY}).")
+        raise DamagedError(f"{where} cannot be read as a sealed document (it has no {DIGEST_KEY}). {mend}")
     body = {k: v for k, v in document.items() if k != DIGEST_KEY}
     matches = document[DIGEST_KEY] == sha256_hex(canonical_bytes(body))
     if not matches or data not in (None, canonical_bytes(document)):
-        raise DamagedError(f"{where} does not match its own sha256: it was altered or damaged after it was written.")
+        raise DamagedError(
+            f"{where} does not match its own sha256: it was altered or damaged after it was written. {mend}"
+        )
     return document

@@ -181,11 +181,11 @@ def parse_commit(data: bytes, folder: str, name: str, group: Group) -> Commit:
     try:
         commit = Commit.parse(document, key)
     except SettingsError as error:
-        raise DamagedError(f"{key} is no commit of this format: {error}") from error
+        raise DamagedError(f"{key} is no commit of this format: {str(error).rstrip('.')}. {REPAIR}") from error
     if commit.segment.name != name or commit.fingerprint != group.fingerprint:
         raise DamagedError(
-            f"{key} is the commit of segment {commit.segment.name} of feature {commit.fingerprint[:16]}."
+            f"{key} is the commit of segment {commit.segment.name} of feature {commit.fingerprint[:16]}. {REPAIR}"
         )
     if set(commit.files) != expected_files(group.spec, commit.frames):
-        raise DamagedError(f"{key} does not list the files that its arrays consist of.")
+        raise DamagedError(f"{key} does not list the files that its arrays consist of. {REPAIR}")
     return commit

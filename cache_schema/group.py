@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cache_schema.canonical import canonical_bytes, check_sealed, seal
-from cache_schema.errors import DamagedError, SettingsError, StoreError
+from cache_schema.errors import REPAIR, DamagedError, SettingsError, StoreError
 from cache_schema.feature_spec import FeatureSpec
 from cache_schema.format import BASE_FORMAT, require_known_format
 from cache_schema.plan import SegmentPlan
@@ -50,9 +50,9 @@ def read_group(storage: Storage, folder: str) -> Group | None:
     try:
         document = check_sealed(json.loads(data)["attributes"][ATTRIBUTE], key)
         if _group_bytes(document) != data:
-            raise DamagedError(f"{key} was altered or damaged after it was written.")
+            raise DamagedError(f"{key} was altered or damaged after it was written. {REPAIR}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedError(f"{key} cannot be read as a feature's group ({type(error).__name__}).") from error
+        raise DamagedError(f"{key} cannot be read as a feature's group ({type(error).__name__}). {REPAIR}") from error
     require_known_format(document, key)
     try:
         group = Group(
@@ -63,7 +63,7 @@ def read_group(storage: Storage, folder: str) -> Group | None:
     except (SettingsError, KeyError) as error:
         raise StoreError(f"{error} It was written by another version of mer: use that one, or a newer one.") from error
     if folder.rpartition("/")[2] != group.spec.folder or group.spec.fingerprint() != group.fingerprint:
-        raise DamagedError(f"{key} is that of feature {group.spec.feature}-{group.fingerprint[:16]}.")
+        raise DamagedError(f"{key} is that of feature {group.spec.feature}-{group.fingerprint[:16]}. {REPAIR}")
     return group
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_schema.canonical import seal, sha256_hex, unseal
-from cache_schema.errors import DamagedError, MissingFeature, SettingsError, StoreError, first_line
+from cache_schema.errors import REPAIR, DamagedError, MissingFeature, SettingsError, StoreError, first_line
 from cache_schema.format import BASE_FORMAT, DELETING_FORMAT, require_known_format
 from cache_schema.part_names import LAST_NUMBER
 from cache_schema.registry import unknown_name
@@ -220,11 +220,11 @@ def read_part(storage: Storage, dataset: str, name: str) -> Part:
     key = part_key(dataset, name)
     data = storage.get(key)
     if data is None:
-        raise DamagedError(f"{key} is missing.")
+        raise DamagedError(f"{key} is missing. {REPAIR}")
     digest = sha256_hex(data)
     if not name.endswith(digest[:16]):
         raise DamagedError(
-            f"{key} does not match the digest in its name: it was altered or damaged after it was written."
+            f"{key} does not match the digest in its name: it was altered or damaged after it was written. {REPAIR}"
         )
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
@@ -234,7 +234,7 @@ def read_part(storage: Storage, dataset: str, name: str) -> Part:
         deleted, after = _deleted(document), _names(document.get("after", []))
         instead_of, followed = document.get("instead_of"), document.get("followed") is True
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, SettingsError) as error:
-        raise DamagedError(f"{key} is no part of this format: {first_line(error)}") from error
+        raise DamagedError(f"{key} is no part of this format: {first_line(error).rstrip('.')}. {REPAIR}") from error
     if corpus.name != dataset:
         raise DamagedError(f"{key} is a part of the dataset {corpus.name!r}: move it back, datasets keep their names.")
     return Part(name, digest, corpus, UtteranceTable(data, key), deleted, after, instead_of, followed)

@@ -26,6 +26,7 @@ from cache_schema.storage import Storage, open_storage
 from cache_schema.writer import FeatureWriter
 
 MARKER = "mer-store.json"
+MEND_MARKER = "It is alike in every store: put that of another one, or of a new one, in its place."
 _DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FEATURE_FOLDER = re.compile(r"([a-z][a-z0-9_-]*)-([0-9a-f]{16})\.zarr")
 
@@ -76,13 +77,17 @@ class FeatureStore:
         if data is None:
             storage.names("")  # says so where it is the bucket that is not there
             raise StoreError(f"{location} holds no feature store (no {MARKER}). `mer extract` makes one.")
-        require_known_format(unseal(data, f"{location}/{MARKER}"), location)
+        require_known_format(unseal(data, f"{location}/{MARKER}", MEND_MARKER), location)
         return cls(location, storage, writable=mode == "a")
 
     def datasets(self) -> list[str]:
         """The datasets that have samples or features, sorted."""
         found = {name for name in self.storage.names("samples") if part_names(self.storage, name)}
         return sorted(found | {n for n in self.storage.names("features") if feature_folders(self.storage, n)})
+
+    def has_samples(self, dataset: str) -> bool:
+        """Whether there are samples of a dataset; one whose only part was damaged, and dropped, has features alone."""
+        return bool(part_names(self.storage, dataset))
 
     def append_samples(self, corpus: Corpus, utterances: Sequence[Utterance]) -> int:
         """Add the utterances that are new or changed; those that are there and not given stay.
@@ -107,7 +112,7 @@ class FeatureStore:
             if utterance.id in given:
                 raise StoreError(f"{corpus.name}: the id {utterance.id!r} is given twice; ids must be unique.")
             given[utterance.id] = utterance
-        if not part_names(self.storage, corpus.name):
+        if not self.has_samples(corpus.name):
             write_part(self.storage, 0, corpus, utterances)
             return len(utterances)
         stored = self.samples(corpus.name)
@@ -269,6 +274,11 @@ class FeatureStore:
 
     def _read_parts(self, dataset: str) -> tuple[Part, ...]:
         names = part_names(self.storage, dataset)
+        if not names and feature_folders(self.storage, dataset):
+            raise StoreError(
+                f"{self.location}: the dataset {dataset!r} has features, and its samples are gone: extract or import "
+                "it again, which writes them."
+            )
         if not names:
             raise StoreError(f"{self.location}: " + unknown_name("dataset", dataset, self.datasets()))
         for name in names:

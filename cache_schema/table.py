@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from cache_schema.errors import DamagedError, first_line
+from cache_schema.errors import REPAIR, DamagedError, first_line
 from cache_schema.samples import Utterance
 
 MAPS = ("labels", "scores")
@@ -166,4 +166,4 @@ class UtteranceTable(Sequence[Utterance]):
         return durations
 
     def _no_part(self, error: Exception) -> DamagedError:
-        return DamagedError(f"{self._where} is no part of this format: {first_line(error)}")
+        return DamagedError(f"{self._where} is no part of this format: {first_line(error).rstrip('.')}. {REPAIR}")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from cache_schema.canonical import sha256_hex
 from cache_schema.commits import Commit, commit_key, commit_names, parse_commit, planned_segments, require_planned
-from cache_schema.errors import DamagedError, StoreError
+from cache_schema.errors import REPAIR, DamagedError, StoreError
 from cache_schema.group import Group, group_key, read_group
 from cache_schema.part_names import lost_names, unfollowed_names
 from cache_schema.parts import Part, Samples, part_key, part_names, read_part
@@ -117,7 +117,7 @@ def _verify_dataset(storage: Storage, dataset: str, feature: str | None, deep: b
             parts.append(part)
         except DamagedError as error:
             damaged.append(name)
-            found.append(Finding("part", dataset, None, None, part_key(dataset, name), str(error)))
+            found.append(_said(Finding("part", dataset, None, None, part_key(dataset, name), ""), error))
     for name, later in lost_names(parts, damaged).items():
         if storage.size(part_key(dataset, name)) is None:
             damaged.append(name)
@@ -144,7 +144,7 @@ def _read_documents(storage: Storage, at: Finding, folder: str, listed: list[_Li
     try:
         group = read_group(storage, folder)
     except DamagedError as error:
-        yield replace(at, kind="group", file=group_key(folder), what=str(error))
+        yield _said(replace(at, kind="group", file=group_key(folder)), error)
         return
     if group is None:
         if names:
@@ -158,7 +158,7 @@ def _read_documents(storage: Storage, at: Finding, folder: str, listed: list[_Li
         try:
             commits += [parse_commit(data, folder, name, group)] if data is not None else []
         except DamagedError as error:
-            yield replace(at, kind="commit", segment=name, file=key, what=str(error))
+            yield _said(replace(at, kind="commit", segment=name, file=key), error)
     listed.append(_Listed(at, folder, group, commits))
 
 
@@ -176,7 +176,7 @@ def _verify_feature(
             try:
                 require_planned(planned, commit, one.folder)
             except DamagedError as error:
-                yield replace(one.at, kind="commit", segment=name, file=commit_key(one.folder, name), what=str(error))
+                yield _said(replace(one.at, kind="commit", segment=name, file=commit_key(one.folder, name)), error)
         for path, file in commit.files.items():
             inside = f"{commit.folder}/{path}"
             accounted.add(inside)
@@ -208,3 +208,8 @@ def _attempt_or_file(path: str, committed: Collection[str]) -> str:
 
 def _leftover(at: Finding) -> Finding:
     return replace(at, kind="leftover", what="no commit refers to it: a writer is at work, or was interrupted")
+
+
+def _said(at: Finding, error: DamagedError) -> Finding:
+    """The finding of an error, which names the file, and what to do about damage, once more."""
+    return replace(at, what=str(error).removeprefix(f"{at.file} ").removesuffix(f" {REPAIR}"))

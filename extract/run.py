@@ -186,7 +186,7 @@ def extract(
     store = FeatureStore.open(store_path, mode="a", say=say)
     _refuse_mixing(store, corpus, root)
     bereft: set[str | None] = set()
-    if corpus.corpus.name in store.datasets():
+    if store.has_samples(corpus.corpus.name):
         before = store.samples(corpus.corpus.name)
         bereft = subjects.bereft(before, utterances)
         utterances = recognition.kept(utterances, before)
@@ -339,7 +339,7 @@ def _refuse_all_missing(corpus: Enumeration, utterances: Sequence[Utterance], ro
 
 def _refuse_mixing(store: FeatureStore, corpus: Enumeration, root: Path) -> None:
     name = corpus.corpus.name
-    if name not in store.datasets():
+    if not store.has_samples(name):
         return
     known = {u.id for u in corpus.utterances}
     strange = [id_ for id_ in store.samples(name).ids if id_ not in known]

@@ -156,7 +156,7 @@ def import_features(
         specs = [_spec(format_name, found, seconds, non_finite) for found in surveys]
 
         store = FeatureStore.open(store_path, mode="a", say=say)
-        if dataset in store.datasets():
+        if store.has_samples(dataset):
             utterances, more = new_rows(store.samples(dataset), utterances, new_samples)
             corpus, notes = store.samples(dataset).corpus, notes + more
         added = store.append_samples(corpus, utterances)

@@ -94,9 +94,9 @@ def _is_made(folder: Path, spec: SyntheticSpec) -> bool:
             raise DataError(f"{folder} is not empty and has no {MARKER}: choose another folder for the corpus.")
         return False
     try:
-        there = unseal(marker.read_bytes(), str(marker)).get("synthetic")
+        there = unseal(marker.read_bytes(), str(marker), f"Remove {folder} to make the corpus anew.").get("synthetic")
     except DamagedError as error:
-        raise DataError(f"{error} Remove {folder} to make the corpus anew.") from error
+        raise DataError(str(error)) from error
     if there != spec.model_dump(mode="json"):
         raise DataError(
             f"{folder} holds a synthetic corpus of other settings ({json.dumps(there)}): remove it or choose another."

@@ -320,6 +320,46 @@ def test_repair_drops_what_is_damaged_and_only_that_is_extracted_again(copy: Pat
     assert len(kept) >= len(before) - 7, "the other segments were not touched"
 
 
+def test_errors_of_damage_say_what_to_do_and_findings_say_the_file_once(copy: Path) -> None:
+    for kind in ("part", "group", "commit"):
+        file = files_of(copy, kind)[0]
+        whole = file.read_bytes()
+        file.write_bytes(whole.replace(b'"sha256":"', b'"sha256":"0', 1) if kind != "part" else whole[:-9])
+        with pytest.raises(DamagedError, match=r"altered or damaged .* `mer store repair --deep` drops"):
+            read_everything(copy)
+        (finding,) = (f for f in damage_found(copy) if f.kind == kind)
+        assert str(finding).count(file.name) == 1 and "repair" not in str(finding)
+        assert finding.what.startswith("does not match")
+        file.write_bytes(whole)
+
+
+def test_a_damaged_marker_is_mended_by_that_of_another_store(copy: Path, tmp_path: Path) -> None:
+    marker = copy / "mer-store.json"
+    marker.write_bytes(marker.read_bytes().replace(b"1", b"2", 1))
+    with pytest.raises(DamagedError, match=r"alike in every store: put that of another one, or of a new one"):
+        FeatureStore.open(copy, mode="a")
+    FeatureStore.open(tmp_path / "new", mode="a")
+    shutil.copy(tmp_path / "new" / "mer-store.json", marker)
+    assert damage_found(copy) == []
+    assert_intact(FeatureStore.open(copy))
+
+
+def test_a_dataset_whose_only_part_was_dropped_is_written_again(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    store = build(folder, count=4)
+    (part,) = folder.glob("samples/toy/*.parquet")
+    part.write_bytes(part.read_bytes()[:-1])
+    repair(store)
+    opened = FeatureStore.open(folder, mode="a")
+    assert opened.datasets() == ["toy"] and not opened.has_samples("toy")
+    with pytest.raises(StoreError, match="'toy' has features, and its samples are gone: extract or import it again"):
+        opened.features("toy")
+    opened.append_samples(corpus(), utterances(4))
+    write(opened.writer("toy", spec(), PLAN))
+    assert opened.has_samples("toy") and damage_found(folder) == []
+    assert_intact(FeatureStore.open(folder))
+
+
 @pytest.mark.parametrize("where", ["rows", "document"])
 def test_repair_never_brings_deleted_samples_back_silently(copy: Path, where: str) -> None:
     store = FeatureStore.open(copy, mode="a")

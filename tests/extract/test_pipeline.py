@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from cache_schema.errors import DataError, SettingsError, StoreError
 from cache_schema.plan import SegmentPlan
+from cache_schema.repair import repair
 from cache_schema.store import FeatureStore
 from cache_schema.verify import verify
 from extract import pipeline
@@ -211,6 +212,16 @@ def test_a_limit_extracts_the_first_utterances_and_the_rest_follows(run: Any) ->
     assert [f.written for f in run(limit=3).features] == [3, 3, 3]
     whole = run()
     assert [(f.samples, f.written, f.skipped) for f in whole.features] == [(SAMPLES, SAMPLES - 3, 3)] * 3
+
+
+def test_samples_that_were_damaged_and_dropped_are_extracted_again(run: Any, tmp_path: Path) -> None:
+    run(encoders=["mfcc"])
+    (part,) = (tmp_path / "store").glob("samples/*/*.parquet")
+    part.write_bytes(part.read_bytes()[:-1])
+    repair(FeatureStore.open(tmp_path / "store", mode="a"))
+    (feature,) = run(encoders=["mfcc"]).features
+    assert feature.written == feature.samples == SAMPLES
+    assert verify(FeatureStore.open(tmp_path / "store"), deep=True) == []
 
 
 @pytest.mark.parametrize(
