@@ -91,12 +91,12 @@ class Clock:
             for _ in range(3):
                 work()
         torch.cuda.current_stream(self.device).wait_stream(stream)
-        captured = torch.cuda.CUDAGraph()
+        captured, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         try:
-            with torch.cuda.graph(captured, stream=stream):
+            with torch.cuda.stream(stream), torch.cuda.graph(captured, pool, stream):
                 work()
-        except RuntimeError:
-            released(self.device, ())
+        except Exception:
+            released(self.device, (), pool)
             raise
         return captured.replay
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -66,29 +66,43 @@ class Graphs:
 
     def _capture(self, key: Hashable, work: Callable[[], None]) -> None:
         try:
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
             for generator in self.generators:
                 graph.register_generator_state(generator)
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 work()
-        except RuntimeError as error:
+        except Exception as error:  # noqa: BLE001 - what is at fault in the work itself shows when it runs as it is
             self.enabled, self.captured = False, 0
             self._graphs.clear()
-            released(self.device, self.generators)
+            released(self.device, self.generators, self._pool)
+            # The first error invalidates the capture, and ending it is the second, which says no more than that.
+            why = first_line(error.__context__ or error).rstrip(".")
             self.say(
-                f"A step could not be captured as a CUDA graph ({first_line(error)}): training goes on without graphs, "
-                "more slowly and to the same results."
+                f"A step could not be captured as a CUDA graph ({why}): training goes on without graphs, more slowly "
+                "and to the same results."
             )
             return
-        self._pool = self._pool or graph.pool()
         self._graphs[key] = graph
         self.captured += 1
 
 
-def released(device: torch.device, generators: Sequence[torch.Generator]) -> None:
-    """Give generators, and the device's default one, which every capture registers, states of their own with the same
-    numbers to come: torch does not release those that a capture which failed was drawing from, and they would refuse.
+def released(device: torch.device, generators: Sequence[torch.Generator], pool: Any) -> None:
+    """Leave nothing in the state of a capture that failed, which torch does not see to in all of its versions.
+
+    Its memory counts as captured into until the allocator is told otherwise, and so long none is given back:
+    `torch.cuda.empty_cache` raises, and with it the next capture. Generators that it drew from would refuse to draw:
+    they, and the device's default one, which every capture registers, get states of their own with the same numbers to
+    come.
+
+    Args:
+        device: where it was.
+        generators: what it drew from.
+        pool: its memory (`torch.cuda.graph_pool_handle`); None: it had none yet.
     """
+    if pool is not None:
+        with suppress(RuntimeError):  # torch has told it
+            torch._C._cuda_endAllocateToPool(device.index or 0, pool)
     for generator in (*generators, *torch.cuda.default_generators[device.index or 0 :][:1]):
         if generator.device.type == "cuda":
             generator.graphsafe_set_state(generator.clone_state())

@@ -236,6 +236,41 @@ def test_what_cannot_be_captured_runs_as_it_is_and_is_said() -> None:
     generator.graphsafe_set_state.assert_called_once_with(generator.clone_state.return_value)
 
 
+class Ending:
+    """Ends a capture as torch does: where it was invalidated that is an error, too."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        if kind is not None:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+
+def test_a_capture_that_fails_leaves_its_memory_and_says_what_came_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, said = Mock(side_effect=RuntimeError("not currently recording")), list[str]()
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Mock)
+    monkeypatch.setattr(torch.cuda, "graph", Ending)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 7))
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", ended, raising=False)
+    graphs, done = Graphs(torch.device("cpu"), [], said.append), []
+    graphs.enabled = True
+
+    def work() -> None:
+        done.append(len(done))
+        if len(done) == 3:
+            raise TypeError("of a kind that CUDA does not raise")
+
+    for _ in range(4):
+        graphs.run("work", work)
+    assert done == [0, 1, 2, 3, 4], "what failed was done again as it is"
+    assert len(said) == 1 and "(of a kind that CUDA does not raise)" in said[0]
+    ended.assert_called_once_with(0, (0, 7))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("seeds", [[0], [0, 1, 2]], ids=["alone", "together"])
 def test_graphs_give_the_losses_of_eager_steps(splits_of: dict[str, Splits], name: str, seeds: list[int]) -> None:
@@ -272,4 +307,5 @@ def test_a_capture_that_fails_goes_on_with_the_same_numbers() -> None:
         with graphs.stream():
             for _ in range(5):
                 graphs.run("work", work)
+        torch.cuda.empty_cache()  # which raises as long as a capture is thought to be underway
     assert drawn[0] == drawn[1] and len(drawn[0]) == 5 and len(said) == 1
