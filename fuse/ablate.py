@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,17 +49,24 @@ class Cell:
 
     Attributes:
         key: digest of everything that it is made of; equal keys are equal models.
-        row, column: the names where it stands; the column is empty where a row's columns are metrics of one model.
+        table, row, column: where it stands: the table's key and the names; the column is empty where a row's columns
+            are metrics of one model.
         config, training: its settings.
         modalities: what it takes.
     """
 
     key: str
+    table: str
     row: str
     column: str
     config: Spec
     training: TrainConfig
     modalities: tuple[str, ...]
+
+    @property
+    def place(self) -> str:
+        """Table, row and column in words."""
+        return f"Table {self.table}, {self.row}" + (f", {self.column}" if self.column else "")
 
 
 def ablate(
@@ -94,9 +102,9 @@ def ablate(
 
     Returns:
         arch, dataset, seeds, folder; tables: each with title, columns and rows. A row's cells, one per column, have
-        `paper` and either `ours` (a `metrics.summary`), `same` (the row and column that it coincides with by
-        construction), both being there where it is so, or `why` there is no number; `fewer` says how many utterances
-        were left out for want of the cell's modalities.
+        `paper` and either `ours` (a `metrics.summary`) or `why` there is no number; `same`, beside `ours`, is the first
+        place in the paper's tables that has the same model by construction, whether that table was asked for or not;
+        `fewer` says how many utterances were left out for want of the cell's modalities.
 
     Raises:
         SettingsError: the architecture has no such table.
@@ -119,8 +127,22 @@ def ablate(
         code_digest(module),
     ]
     facts.append((protocol or Protocol()).model_dump(mode="json"))
+
+    def cells_of(table: Table, row: Row) -> list[Cell | str]:
+        """A row's models, or why there is none."""
+        found: list[Cell | str] = []
+        for column in table.columns:
+            modalities, why = _modalities(row, column, available)
+            found.append(why or make_cell(module, arch, table, row, column, modalities, assignments, facts))
+        return found
+
+    first: dict[str, str] = {}
+    for table in choose_tables(module, arch, ()):
+        # What is given may fit the chosen tables alone; the others are looked at for what coincides.
+        with nullcontext() if table in chosen else suppress(SettingsError):
+            for made in (made for row in table.rows for made in cells_of(table, row) if isinstance(made, Cell)):
+                first.setdefault(made.key, made.place)
     runs: dict[str, Run] = {}
-    first: dict[str, tuple[str, str]] = {}
     shown = []
     with Workers(jobs, say or warn) as workers:
 
@@ -147,14 +169,12 @@ def ablate(
             rows = []
             for row in table.rows:
                 cells = []
-                for column, paper in zip(table.columns, row.paper, strict=True):
+                for column, paper, cell in zip(table.columns, row.paper, cells_of(table, row), strict=True):
                     printed: dict[str, Any] = {"paper": paper}
                     cells.append(printed)
-                    modalities, why = _modalities(row, column, available)
-                    if why is not None:
-                        printed["why"] = why
+                    if isinstance(cell, str):
+                        printed["why"] = cell
                         continue
-                    cell = make_cell(module, arch, table, row, column, modalities, assignments, facts)
                     name = _metric(column.metric, opened.target)
                     if cell.key not in runs:
                         runs[cell.key] = done.run(cell.key, partial(train, table, cell))
@@ -162,14 +182,14 @@ def ablate(
                     printed |= {"metric": name, "ours": run.metrics["test"][name], "run": run.folder.name}
                     empty = sum(len(ids) for what, ids in run.record.left_out.items() if what.startswith("empty"))
                     if empty:
-                        printed["fewer"] = f"{empty} utterances have none of {' and '.join(modalities)}: left out"
-                    earlier = first.setdefault(cell.key, (f"Table {table.key}, {cell.row}", cell.column))
-                    if earlier != (f"Table {table.key}, {cell.row}", cell.column):
-                        printed["same"] = ", ".join(part for part in earlier if part)
+                        printed["fewer"] = f"{empty} utterances have none of {' and '.join(cell.modalities)}: left out"
+                    if first[cell.key] != cell.place:
+                        printed["same"] = first[cell.key]
                 rows.append({"name": row.name, "cells": cells})
             shown.append({"title": table.title, "columns": [c.name for c in table.columns], "rows": rows})
             whole = {"arch": arch, "dataset": dataset, "seeds": seeds, "folder": str(folder), "tables": shown[-1:]}
-            write_json(folder / f"{TABLE}{table.key}.json", whole)
+            with done.locked():
+                write_json(folder / f"{TABLE}{table.key}.json", whole)
     return {"arch": arch, "dataset": dataset, "seeds": seeds, "folder": str(folder), "tables": shown}
 
 
@@ -208,7 +228,7 @@ def make_cell(
     canonical = module.canonical(config, modalities) if hasattr(module, "canonical") else config
     facts = [*facts, canonical.model_dump(mode="json"), training.model_dump(mode="json"), modalities]
     name = column.name if column.modalities else ""
-    return Cell(key_of(*facts), row.name, name, canonical, training, modalities)
+    return Cell(key_of(*facts), table.key, row.name, name, canonical, training, modalities)
 
 
 def _assignments(cell: Cell) -> list[str]:

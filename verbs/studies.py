@@ -311,7 +311,7 @@ def _cell(cell: dict[str, Any], notes: list[str]) -> str:
         notes.append(f"*: {cell['fewer']}.")
     spread = "" if ours["sd"] is None else f" ± {100 * ours['sd']:.1f}"
     if "same" in cell:
-        notes.append(f"≡: coincides by construction with {cell['same']}, and was not run again.")
+        notes.append(f"≡: coincides by construction with {cell['same']}: one run serves both.")
     return f"{'≡ ' if 'same' in cell else ''}{100 * ours['mean']:.1f}{spread}{'*' if 'fewer' in cell else ''}{paper}"
 
 

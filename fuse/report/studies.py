@@ -165,7 +165,7 @@ def _cell(cell: dict[str, Any], notes: list[str]) -> str:
     ours, marks = cell["ours"], ""
     if "same" in cell:
         marks = "≡ "
-        notes.append(f"≡: coincides by construction with {cell['same']}, and was not run again.")
+        notes.append(f"≡: coincides by construction with {cell['same']}: one run serves both.")
     if "fewer" in cell:
         notes.append(f"*: {cell['fewer']}.")
     spread_ = "" if ours["sd"] is None else f" ± {100 * ours['sd']:.1f}"

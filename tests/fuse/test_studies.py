@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from cache_schema.store import FeatureStore
 from fuse import hub
 from fuse.ablate import ablate, choose_tables, make_cell
 from fuse.archs import ARCHS, hff
+from fuse.cells import Cells
 from fuse.compare import compare_runs
 from fuse.degrade import Degradation
 from fuse.evaluate import evaluate_run
@@ -134,9 +136,49 @@ def test_an_ablation_trains_each_model_once_and_prints_the_papers_numbers(
     (kept,) = read_studies([found["folder"]])
     assert kept == ("ablate-hff-toy", found), "the folder keeps what the command printed"
     only = ablate(toy_store, "toy", "hff", tables=["2"], say=said.append, **given)
-    assert "same" not in only["tables"][0]["rows"][0]["cells"][0] and len(said) == 2
+    assert only["tables"] == found["tables"][1:] and len(said) == 2, "a table alone is what it is among the others"
+    impossible = Table("0", "Table 0", (Column("ACC", "accuracy"),), (Row("none", {"layers": 0}, (0.7,)),))
+    monkeypatch.setattr(hff, "TABLES", (impossible, *TOY_TABLES))
+    only = ablate(toy_store, "toy", "hff", tables=["2"], say=said.append, **given)
+    assert only["tables"] == found["tables"][1:], "what another table cannot have is no matter"
+    with pytest.raises(SettingsError, match="layers"):
+        ablate(toy_store, "toy", "hff", tables=["2", "0"], **given)
     with pytest.raises(SettingsError, match="no table of hff called '9'"):
         ablate(toy_store, "toy", "hff", tables=["9"], **given)
+
+
+def test_ablations_at_once_in_one_folder_know_what_the_other_one_trained(
+    toy_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hff, "TABLES", TOY_TABLES)
+    said: list[str] = []
+    given: dict[str, Any] = {"assignments": SMALL, "seeds": 1, "out": tmp_path, "jobs": 1}
+
+    def meanwhile(line: str) -> None:
+        said.append(line)
+        if len(said) == 1:
+            ablate(toy_store, "toy", "hff", tables=["2"], say=said.append, **given)
+
+    ablate(toy_store, "toy", "hff", tables=["1"], say=meanwhile, **given)
+    assert [line.partition(":")[0] for line in said] == ["Table 1", "Table 2", "Table 1", "Table 1"]
+    ablate(toy_store, "toy", "hff", say=said.append, **given)
+    assert len(said) == 4, "both are in the index"
+
+
+def test_one_index_is_written_by_several(tmp_path: Path) -> None:
+    def note(key: str, name: str) -> str:
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "metrics.json").touch()
+        return Cells(tmp_path).note(key, name)
+
+    with ThreadPoolExecutor(4) as pool:  # the lock is one of the opened file, and each opens it anew
+        noted = [pool.submit(note, f"{way} {n}", f"run-{n}") for n in range(40) for way in ("one", "other")]
+        assert [future.result() for future in noted] == [f"run-{n // 2}" for n in range(80)]
+    cells = Cells(tmp_path)
+    assert len(json.loads((tmp_path / "cells.json").read_text())) == 80
+    assert cells.note("one 3", "run-9") == "run-3", "the first one stays"
+    (tmp_path / "run-3" / "metrics.json").unlink()
+    assert cells.note("one 3", "run-9") == "run-9", "it is there no more"
 
 
 @pytest.mark.parametrize("name", ARCHS.names())
