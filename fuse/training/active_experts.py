@@ -62,11 +62,12 @@ class ActiveAdam(torch.optim.Optimizer):
         if not self.state[own[0]]:
             for p in own:
                 self.state[p] = {"mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
-            self.state[own[0]]["step"] = torch.zeros(len(own[0]), device=own[0].device)
+            # Not "step": what is called so stays on the CPU where a state is loaded from there.
+            self.state[own[0]]["count"] = torch.zeros(len(own[0]), device=own[0].device)
         means, squares = ([self.state[p][name] for p in own] for name in ("mean", "square"))
         beta1 = group["betas"][0] if group["beta1"] is None else group["beta1"]
         lr, beta1 = (self._on_device(x, own[0]) for x in (group["lr"], beta1))
-        count = self.state[own[0]]["step"]
+        count = self.state[own[0]]["count"]
         active_adamw(
             own, grads, means, squares, count, lr, beta1, BETA2, EPSILON, group["weight_decay"], self.decoupled
         )

@@ -149,6 +149,19 @@ def test_it_goes_on_where_it_was_saved() -> None:
         assert torch.equal(one, other)
 
 
+def test_its_state_comes_back_where_the_parameters_are() -> None:
+    """A checkpoint is read on the CPU, wherever the training is: counts that stayed there would be on two devices."""
+    own = of_experts(mixture())
+    before = ActiveAdam(own, 0.1, 0.2, True)
+    for p, grad in zip(own, gradients(own, torch.ones(EXPERTS), 0), strict=True):
+        p.grad = grad
+    before.step()
+    elsewhere = [nn.Parameter(p.to("meta")) for p in own]
+    after = ActiveAdam(elsewhere, 0.1, 0.2, True)
+    after.load_state_dict(deepcopy(before.state_dict()))
+    assert {x.device.type for p in elsewhere for x in after.state[p].values()} == {"meta"}
+
+
 def test_a_model_without_experts_is_refused_the_setting() -> None:
     assert not TrainConfig().active_experts
     with pytest.raises(SettingsError, match="no mixture of experts"):
