@@ -26,6 +26,7 @@ import torch
 from cache_schema.errors import MerError, first_line
 from compute.memory import keep_freed
 from fuse.placement import on_device
+from fuse.training.loop import Epoch
 from fuse.training.seeds import ApartError, Job, Progress, Say, SeedResult, pool, train_seed, train_seeds, warn
 
 
@@ -106,8 +107,8 @@ class Workers:
             context = multiprocessing.get_context("spawn")
             self._events = context.SimpleQueue()
             cores = context.SimpleQueue()
-            for job_number in range(jobs):
-                cores.put(own[job_number % len(own)] if jobs % len(own) == 0 else None)
+            for core in own[:jobs]:
+                cores.put(core if jobs >= len(own) else None)
             self._pool = ProcessPoolExecutor(jobs, context, _begin, (self._events, cores))
         drain = threading.Thread(target=_drain, args=(self._events, progress), daemon=True)
         drain.start()
@@ -130,7 +131,7 @@ class Workers:
 def at_once(tasks: int, cores: int) -> int:
     """How many equal tasks to run at a time: in as many turns as they fill all cores, the last one not left half idle.
 
-    Five seeds on four cores run as five, which share them, and end in 5/4 of a seed's time instead of 2.
+    Five seeds on four cores run as five, which take turns on them, and end in 5/4 of a seed's time instead of 2.
     """
     return math.ceil(tasks / max(1, tasks // cores))
 
@@ -141,17 +142,15 @@ def _cores() -> list[int]:
 
 
 _events: Any = None
+_free: Any = None
+"""The cores on which nobody trains. Without a number where there are fewer processes than cores: nothing is pinned
+then, so that two runs do not share the same ones."""
 
 
 def _begin(events: Any, cores: Any) -> None:
-    global _events
-    _events = events
+    global _events, _free
+    _events, _free = events, cores
     keep_freed()
-    # Each to a core where all cores get as many: one that moves leaves its data in another core's cache. With fewer or
-    # more processes nothing is pinned, so that two runs do not share the same ones, and none waits for its own.
-    core = cores.get()
-    if core is not None and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core})
     # Ctrl-C reaches the whole process group; the parent says what there is to say.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -166,7 +165,28 @@ def _end_with_parent() -> None:
 
 
 def _work(path: str, seed: int, fold: str) -> SeedResult:
-    return train_seed(_load_job(path), seed, fold, _events.put)
+    """A training on a core that it leaves after each epoch to whoever waits: those that share cores are never in each
+    other's way, and come to their ends together."""
+    core = _on_a_core()
+
+    def tell(epoch: Epoch) -> None:
+        nonlocal core
+        _events.put(epoch)
+        _free.put(core)
+        core = _on_a_core()
+
+    try:
+        return train_seed(_load_job(path), seed, fold, tell)
+    finally:
+        _free.put(core)
+
+
+def _on_a_core() -> int | None:
+    """Wait for a core, and stay on it: one that moves leaves its data in another core's cache."""
+    core: int | None = _free.get()
+    if core is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+    return core
 
 
 @lru_cache(maxsize=1)
