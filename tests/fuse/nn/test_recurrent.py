@@ -1,15 +1,18 @@
-"""The seeds' own scan against torch's modules, one seed at a time, and what both promise."""
+"""The seeds' own scan, and what a CPU runs instead, against torch's modules; and what all promise."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from fuse.nn.recurrent import GRU, LSTM, scans
+from compute.products import LEAST
+from fuse.nn.recurrent import GRU, LSTM, TrainedGRU, of_layer, scans
 
 SEEDS, SEQUENCES, FRAMES, WIDTH = 3, 4, 6, 5
 LENGTHS = torch.tensor([[6, 1, 0, 3], [2, 6, 5, 1], [0, 0, 1, 6]])
@@ -77,6 +80,95 @@ def test_padding_may_hold_anything() -> None:
     clean, found = (vmap(lambda x: module(x, LENGTHS[0]))(each) for each in (x, poisoned))
     for mine, theirs in zip(clean, found, strict=True):
         assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("sizes", [(3, 4, 5, 7), (3, 1, 5, 7), (64, 3, 40, 128)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_a_gru_that_trains_is_torchs(sizes: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    sequences, frames, width, hidden = sizes
+    assert hidden == 7 or sequences * hidden * 3 * hidden >= LEAST  # by oneDNN, too, where that is faster
+    mine, theirs = GRU(width, hidden).to(dtype), nn.GRU(width, hidden, batch_first=True).to(dtype)
+    theirs.load_state_dict(mine.state_dict())
+    x = torch.randn(sequences, frames, width, dtype=dtype, requires_grad=True)
+    found, expected = mine(x), theirs(x)[0]
+    assert "TrainedGRU" in str(found.grad_fn.next_functions)
+    close = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {}
+    torch.testing.assert_close(found, expected, **close)
+    outer = torch.randn_like(expected) / sequences
+    each = zip(
+        torch.autograd.grad(found, [x, *mine.parameters()], outer),
+        torch.autograd.grad(expected, [x, *theirs.parameters()], outer),
+        strict=True,
+    )
+    for one, other in each:
+        torch.testing.assert_close(one, other, **close)
+
+
+def test_gradients_of_a_gru_are_those_of_finite_differences() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(TrainedGRU.apply, (x, *of_layer(GRU(4, 5).double(), 0)))
+
+
+def test_a_gru_without_gradients_says_the_same() -> None:
+    torch.manual_seed(0)
+    gru, x = GRU(WIDTH, 7), torch.randn(SEQUENCES, FRAMES, WIDTH)
+    with torch.no_grad():
+        alone = gru(x)
+    torch.testing.assert_close(gru(x), alone)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit ends, some day; and its GRU is not made for torch.export
+        torch.testing.assert_close(torch.jit.trace(gru, x)(x), alone)  # type: ignore[no-untyped-call]
+        torch.testing.assert_close(torch.export.export(gru, (x,)).module()(x), alone)
+    with pytest.raises(RuntimeError, match="sequence length"):
+        gru(x[:, :0])
+
+
+def packed(lstm: nn.LSTM, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """What torch's LSTM makes of packed sequences, of which none is empty."""
+    states, (last, _) = lstm(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))
+    padded, _ = pad_packed_sequence(states, batch_first=True, total_length=x.shape[1])
+    return padded, torch.cat(list(last[-2 if lstm.bidirectional else -1 :]), dim=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("lengths", [[6, 1, 2, 3], [6, 6, 6, 6], [4, 5, 1, 1]], ids=str)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_lstms_read_each_sequences_own_frames(dtype: torch.dtype, lengths: list[int], bidirectional: bool) -> None:
+    torch.manual_seed(0)
+    module = LSTM(WIDTH, 7, bidirectional, layers=2).to(dtype)
+    x = torch.randn(SEQUENCES, FRAMES, WIDTH, dtype=dtype)
+    inside = (torch.arange(FRAMES) < torch.tensor(lengths)[:, None])[..., None]
+    given, plain = (x.masked_fill(~inside, value).requires_grad_() for value in (torch.nan, 0.0))
+    found, expected = module(given, torch.tensor(lengths)), packed(module.lstm, plain, torch.tensor(lengths))
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    each = zip(
+        torch.autograd.grad(weighed(found), [given, *module.parameters()]),
+        torch.autograd.grad(weighed(expected), [plain, *module.parameters()]),
+        strict=True,
+    )
+    for one, other in each:
+        torch.testing.assert_close(one, other)
+
+
+def test_an_empty_sequence_has_no_gradient() -> None:
+    torch.manual_seed(0)
+    module, x = LSTM(WIDTH, 7, bidirectional=True), torch.randn(2, FRAMES, WIDTH, requires_grad=True)
+    found = module(x, torch.tensor([0, 0]))
+    assert not any(part.any() for part in found)
+    assert not any(g.any() for g in torch.autograd.grad(weighed(found), [x, *module.parameters()]))
+
+
+@pytest.mark.parametrize("make", MODULES.values(), ids=MODULES)
+def test_recurrences_compute_in_float32_within_autocast(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    module, x = make(), torch.randn(SEQUENCES, FRAMES, WIDTH)
+    alone = called(module, dict(module.named_parameters()), x, LENGTHS[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        for found, expected in zip(called(module, dict(module.named_parameters()), x, LENGTHS[0]), alone, strict=True):
+            assert torch.equal(found, expected)
 
 
 def test_the_parameters_have_torchs_names() -> None:
