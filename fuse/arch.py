@@ -24,12 +24,12 @@ A module takes flat parameters and never sees a config. It may rely on this abou
 padding and wherever a modality is not available, where the length is zero too, and companions are zero wherever they
 are not there (`fuse/model.py` sees to it).
 
-Seeds and graphs. On a GPU a step is captured once and replayed, and `torch.func` maps over seeds: there a module may
-neither read a number back nor let a shape depend on one (no `.item()`, `nonzero`, index by a mask or by a list). Where
-looking saves work, it asks `fuse.nn.fixed.shapes_are_fixed` first. What it draws, dropout included, it draws by
-`torch.rand`, `torch.randn`, their `_like` forms and `nn.Dropout`, which are met on their way
-(`fuse/training/draws.py`). An architecture that cannot keep to this trains all the same: its seeds one after the other,
-without a graph.
+Seeds and graphs. On a GPU a step is captured once and replayed, `torch.func` maps over seeds, and models are compiled
+and exported: there a module may neither read a number back nor let a shape depend on one (no `.item()`, `nonzero`,
+index by a mask or by a list). Where looking saves work, it asks `fuse.nn.fixed.shapes_are_fixed` first. What it draws,
+dropout included, it draws by `torch.rand`, `torch.randn`, their `_like` forms and `nn.Dropout`, which are met on their
+way (`fuse/training/draws.py`). An architecture that cannot keep to this trains all the same: its seeds one after the
+other, without a graph.
 
 Companions. An architecture may read more than one array per modality: the time interval of each text token, the facial
 landmarks of each vision frame. A companion has a row for every frame of its modality and is always optional: a batch

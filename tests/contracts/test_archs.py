@@ -497,6 +497,30 @@ def test_saved_and_loaded_it_predicts_the_same_bits(arch: ModuleType, tmp_path: 
     assert torch.equal(other(batch).logits, model(batch).logits)
 
 
+class Exported(torch.nn.Module):
+    """A model's logits from tensors alone."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, fields: dict[str, Any]) -> Tensor:
+        return self.model(Batch(ids=(), target=None, **fields)).logits
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes .* were assigned during export")  # torch's own GRU's
+@torch.no_grad()
+def test_exported_it_answers_as_before_whatever_the_lengths_are(arch: ModuleType) -> None:
+    """What is exported with one batch holds none of its numbers: another has other lengths and lacks modalities."""
+    model, batch, other = make_model(arch), make_batch(arch), make_batch(arch, seed=1)
+    available = other.available.clone()
+    available[1, 0] = available[2, -1] = False
+    other = other.replace(available=available, dialogue=0 * other.dialogue, position=torch.arange(len(other)))
+    given, asked = ({k: v for k, v in vars(b).items() if k not in ("ids", "target")} for b in (batch, other))
+    program = torch.export.export(Exported(model), (given,), strict=False).module()
+    torch.testing.assert_close(program(asked), model(other).logits, rtol=1e-4, atol=1e-5)
+
+
 def test_learns_32_samples_by_heart(arch: ModuleType) -> None:
     model, batch = make_model(arch), make_batch(arch, count=32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

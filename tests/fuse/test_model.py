@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from fuse import model
 from fuse.archs.symphonia import one_filter
+from fuse.nn.fixed import shapes_are_fixed
 
 
 @pytest.mark.parametrize("block", [1, 60, model.BLOCK])
@@ -29,6 +31,31 @@ def test_an_empty_batch_is_standardised() -> None:
         5,
         4,
     )
+
+
+def test_what_is_exported_holds_no_lengths() -> None:
+    class Standardized(nn.Module):
+        def forward(self, *given: torch.Tensor) -> torch.Tensor:
+            return model.standardized(*given)
+
+    rest = torch.rand(4), torch.randn(4)
+    one, other = ((torch.randn(3, 5, 4), torch.tensor(lengths), *rest) for lengths in ([5, 0, 2], [1, 4, 5]))
+    exported = torch.export.export(Standardized(), one, strict=False).module()
+    for given in (one, other):
+        torch.testing.assert_close(exported(*given), model.standardized(*given))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit ends, some day
+def test_shapes_are_fixed_while_traced() -> None:
+    seen: list[bool] = []
+
+    def look(x: torch.Tensor) -> torch.Tensor:
+        seen.append(shapes_are_fixed(x))
+        return x + 1
+
+    look(torch.ones(2))
+    torch.jit.trace(look, torch.ones(2), check_trace=False)
+    assert seen == [False, True]
 
 
 def test_one_filter_over_many_pictures_is_a_convolution() -> None:
