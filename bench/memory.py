@@ -1,7 +1,8 @@
 """What it costs to give memory back: a step of training with and without `compute.memory.keep_freed`.
 
 Each way has a process of its own with one torch thread; they take turns, and medians are told: processor seconds of a
-step, pages that the system had to find for it, and the process's memory at its peak.
+step, pages that the system had to find for it, and the process's memory at its peak. Of glibc alone, which Linux has:
+other C libraries are left as they are, and there is nothing to compare.
 
     python -m bench.memory [--archs symphonia,hff] [--rounds 3] [--small]
 """
@@ -16,7 +17,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 from bench.fuse import COUNT, SMALL, Setting, Trained
-from bench.machine import cpu_name
+from bench.machine import cpu_name, peak_mb
 from bench.meld_like import LONGEST
 from compute.memory import keep_freed
 from fuse.training.loop import reproducible
@@ -35,7 +36,7 @@ def step(setting: Setting, keeps: bool) -> tuple[float, float, float]:
         pages, begun = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.process_time()
         trained.seconds(trained.data.batches(size, unit, trained.shuffle), "fp32", setting.steps - 1)
         seconds, after = time.process_time() - begun, resource.getrusage(resource.RUSAGE_SELF)
-    return seconds / setting.steps, (after.ru_minflt - pages) / setting.steps, after.ru_maxrss / 1024
+    return seconds / setting.steps, (after.ru_minflt - pages) / setting.steps, peak_mb(after)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -44,6 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--small", action="store_true", help="so little that only errors show")
     given = parser.parse_args(arguments)
+    if not keep_freed():
+        raise SystemExit("The C library is not glibc, and no other one is told to keep memory: nothing to compare.")
     print(f"{cpu_name()}; a step in fp32 of one torch thread, medians of {given.rounds}")
     print(f"{'':16}{'gives memory back':>32}{'keeps it':>32}")
     print(f"{'':16}{'CPU seconds, new pages, peak MB':>32}{'CPU seconds, new pages, peak MB':>32}")

@@ -36,6 +36,7 @@ from bench.hostile_media import bombs, hostile_files, make_good, make_special
 from bench.hostile_signals import bombs as signal_bombs
 from bench.hostile_signals import make_root as make_signals
 from bench.hostile_signals import write_manifest
+from bench.machine import peak_mb
 from cache_schema.canonical import sha256_hex
 from cache_schema.errors import MerError
 from cache_schema.samples import Utterance
@@ -132,8 +133,8 @@ def extract_and_measure(root: Path, store: Path, encoders: Sequence[str], settin
     return {
         "seconds": report.seconds,
         "slowest": slowest,
-        "run_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "child_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
+        "run_mb": peak_mb(resource.getrusage(resource.RUSAGE_SELF)),
+        "child_mb": peak_mb(resource.getrusage(resource.RUSAGE_CHILDREN)),
         "children": children,
     }
 
