@@ -157,7 +157,8 @@ def reproducible(seed: int, threads: int | None) -> Iterator[None]:
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
     fills: Any = torch.utils.deterministic
     filled = fills.fill_uninitialized_memory
-    with torch.random.fork_rng():
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else None  # all of them, which is meant
+    with torch.random.fork_rng(gpus):
         torch.manual_seed(seed)
         # On CUDA some operations have no deterministic form: torch then says so and goes on.
         torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())

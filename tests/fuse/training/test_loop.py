@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,21 @@ FAST = TrainConfig(lr=5e-3, batch_size=16, max_epochs=6)
 @pytest.fixture(scope="module")
 def splits(toy_store: Path) -> Splits:
     return load(toy_store, "toy", hff.PREFERS)[0]
+
+
+def test_several_gpus_are_no_reason_to_warn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch does, at length, where it is not told that all of them are meant."""
+    kept = list[int]()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.tensor(device))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: kept.append(int(state)))
+    monkeypatch.setattr(torch.random, "_fork_rng_warned_already", False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with reproducible(0, None):
+            pass
+    assert kept == [0, 1, 2]
 
 
 def new_model(data: Dataset, **changes: Any) -> Model:
