@@ -244,6 +244,9 @@ def _claim(out: Path, name: str, fresh: bool) -> tuple[Path, Path]:
     """A folder that no other process writes into, and the file whose lock says so until this process ends.
 
     Another process that trains the same thing at the same time gets a folder of its own.
+
+    Raises:
+        MerError: the file system has no locks.
     """
     for number in itertools.count(1):
         folder = out / (f"{name}.partial" if number == 1 else f"{name}-{number}.partial")
@@ -251,9 +254,13 @@ def _claim(out: Path, name: str, fresh: bool) -> tuple[Path, Path]:
         opened = lock.open("a")
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             opened.close()
             continue
+        except OSError as error:
+            opened.close()
+            lock.unlink(missing_ok=True)
+            raise MerError(f"{out}: no file can be locked there ({error.strerror}): choose another --out.") from error
         if not lock.exists() or os.fstat(opened.fileno()).st_ino != lock.stat().st_ino:
             opened.close()  # its owner has just finished and removed it
             continue

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -248,6 +250,19 @@ def test_a_run_goes_on_only_under_the_same_names_of_classes(toy_store: Path, tmp
     for seed in (0, 1):
         names = pq.read_table(result.run / f"seed-{seed}" / "predictions.parquet").column_names
         assert "probability_delight" in names and "probability_happiness" not in names
+
+
+def test_where_files_cannot_be_locked_no_run_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some cluster file systems have no locks; taken for a lock of others, that would be waited for for ever."""
+
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    refused = pytest.raises(MerError, match=r"no file can be locked there .*: choose another --out")
+    with refused, new_folder(tmp_path, "hff", "toy", "1234"):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupted_run_is_found_again_by_the_same_training_alone(tmp_path: Path) -> None:
