@@ -101,7 +101,7 @@ def released(device: torch.device, generators: Sequence[torch.Generator], pool: 
         pool: its memory (`torch.cuda.graph_pool_handle`); None: it had none yet.
     """
     if pool is not None:
-        with suppress(RuntimeError):  # torch has told it
+        with suppress(RuntimeError, AttributeError):  # it knows; or torch is older than 2.8, which calls this otherwise
             torch._C._cuda_endAllocateToPool(device.index or 0, pool)
     for generator in (*generators, *torch.cuda.default_generators[device.index or 0 :][:1]):
         if generator.device.type == "cuda":

@@ -250,8 +250,11 @@ class Ending:
             raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
 
 
-def test_a_capture_that_fails_leaves_its_memory_and_says_what_came_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    ended, said = Mock(side_effect=RuntimeError("not currently recording")), list[str]()
+@pytest.mark.parametrize("trouble", [None, RuntimeError("not currently recording"), AttributeError("torch is old")])
+def test_a_capture_that_fails_leaves_its_memory_and_says_what_came_first(
+    trouble: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended, said = Mock(side_effect=trouble), list[str]()
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Mock)
     monkeypatch.setattr(torch.cuda, "graph", Ending)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 7))
