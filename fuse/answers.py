@@ -29,7 +29,7 @@ from fuse.archs import ARCHS
 from fuse.companions import Sources, with_companions
 from fuse.data import Dataset, Laid
 from fuse.model import Model
-from fuse.placement import require_device
+from fuse.placement import named_device
 from fuse.prediction import Predictions
 from fuse.reader import unlabelled
 from fuse.training.seeds import assess
@@ -130,7 +130,7 @@ def open_trained(source: str, seed: int | None = None, device: str = "cpu") -> T
     Raises:
         MerError: there is no such model or seed, or it does not tell what its features are made with.
     """
-    where = require_device(device).type
+    where = named_device(device)
     if source.startswith("hf:") or (Path(source) / hub.CONFIG).is_file():
         found = hub.from_pretrained(source, where)
         card = found.card

@@ -10,12 +10,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
+import torch
+
 from cache_schema.errors import DamagedError
 from fuse import metrics, run_files
 from fuse.archs import ARCHS
 from fuse.corpora import Request, load_ids
 from fuse.data import Dataset
-from fuse.placement import require_device
+from fuse.placement import named_device
 from fuse.prediction import Predictions
 from fuse.run import Run
 from fuse.run import load as load_run
@@ -49,13 +51,13 @@ def evaluate_run(
     """
     run = load_run(run_path)
     record = run.record
-    device = record.device if device is None else device
+    device = named_device(record.device if device is None else device)
     folds = []
     changed: list[str] = []
     for fold in range(1, max(len(record.folds), 1) + 1):
         data, differing = recorded_data(run, split, fold, store_path)
         changed += [what for what in differing if what not in changed]
-        folds.append(data.to(require_device(device)))
+        folds.append(data.to(torch.device(device)))
     if changed and not allow_changed:
         raise DamagedError(
             f"{run.folder}: the data are no longer those of the run ({'; '.join(changed)}). "

@@ -107,6 +107,16 @@ def require_device(device: str) -> torch.device:
     return torch.empty(0, device=resolve_device(device)).device
 
 
+def named_device(device: str) -> str:
+    """`device` as it was given, or the one that `auto` means.
+
+    Raises:
+        SettingsError: it is unknown to torch, or absent.
+    """
+    require_device(device)
+    return resolve_device(device)
+
+
 def prepare_cuda() -> None:
     """What must be set before CUDA starts, so that matrix products are the same every time."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

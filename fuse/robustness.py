@@ -12,6 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from cache_schema.errors import DamagedError, SettingsError
 from fuse import metrics, run_files
 from fuse.archs import ARCHS
@@ -20,7 +22,7 @@ from fuse.corpora import load_folds
 from fuse.data import Dataset
 from fuse.degrade import Degradation
 from fuse.evaluate import recorded_data
-from fuse.placement import require_device
+from fuse.placement import named_device
 from fuse.run import Run
 from fuse.run import load as load_run
 from fuse.train import code_digest, request_of, train_run, versions
@@ -82,7 +84,7 @@ def robustness(
         raise SettingsError("The shares of utterances are one or more numbers from 0 to 1.")
     if at == "train" and kind == "missing" and max(shares) == 1:
         raise SettingsError("Where a modality is missing in all of training, nothing is left to train: shares below 1.")
-    device = record.device if device is None else device
+    device = named_device(record.device if device is None else device)
     each = [Degradation(m, share, kind, noise) for m in modalities or known for share in shares]
     if at == "test":
         found = _at_test(run, each, store_path, device)
@@ -123,7 +125,7 @@ def _at_test(
     models = {(s, f): run.model(s, device, f) for s in run.record.seeds for f in range(1, len(folds) + 1)}
     found = []
     for degradation in each:
-        degraded = [degradation.of(data).to(require_device(device)) for data in folds]
+        degraded = [degradation.of(data).to(torch.device(device)) for data in folds]
         measured = []
         for seed in run.record.seeds:
             seen = [

@@ -22,7 +22,7 @@ from fuse import metrics
 from fuse.archs import ARCHS
 from fuse.cells import key_of
 from fuse.corpora import load_selection
-from fuse.placement import require_device
+from fuse.placement import named_device
 from fuse.prediction import DivergedError
 from fuse.protocols import Protocol
 from fuse.run_files import write_json
@@ -157,7 +157,7 @@ def sweep(
             raise SettingsError("drop_empty decides what the data are: it is set, not searched.")
     if len({d.name for d in space}) < len(space):
         raise SettingsError("A setting is searched once: name each in one --search.")
-    require_device(device)
+    device = named_device(device)
     request = request_of(module, store_path, dataset, modalities, features, target, training, protocol)
     selection, source = load_selection(request)
     check(training, source.target)

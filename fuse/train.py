@@ -25,7 +25,7 @@ from fuse.card import CARD, model_card
 from fuse.corpora import Request, Source, load_folds
 from fuse.data import Selection
 from fuse.degrade import Degradation
-from fuse.placement import describe_device, require_device, where
+from fuse.placement import describe_device, named_device, where
 from fuse.precision import resolved
 from fuse.protocols import Protocol
 from fuse.run import FORMAT, RunRecord, new_folder, write_documents
@@ -146,7 +146,8 @@ def train_run(
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not chosen or len(set(chosen)) != len(chosen):
         raise SettingsError("Training needs at least one seed, and every seed once.")
-    precision = resolved(training.precision, require_device(device))
+    device = named_device(device)
+    precision = resolved(training.precision, torch.device(device))
     training = training.model_copy(update={"precision": precision})
     if tensorboard:
         require_tensorboard()

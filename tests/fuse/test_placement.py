@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from toy_corpus import load
 
+from cache_schema.errors import SettingsError
 from cache_schema.window import WINDOW_BYTES
 from fuse import placement
 from fuse.archs import hff
 from fuse.data import Dataset, Selection, Splits
-from fuse.placement import Mover, bytes_of, describe_device, on_device, window_for
+from fuse.placement import Mover, bytes_of, describe_device, named_device, on_device, window_for
 
 
 def data_tensors(data: Dataset) -> list[Tensor]:
@@ -59,6 +60,14 @@ def test_the_size_counts_shared_frames_once(toy_store: Path) -> None:
 
 def test_a_cpu_has_nothing_to_describe() -> None:
     assert describe_device(torch.device("cpu")) == {}
+
+
+def test_a_device_is_called_as_it_was_given_and_auto_what_it_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`meta` is there everywhere; one of several is not another of them."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [named_device(device) for device in ("auto", "cpu", "meta:1")] == ["cpu", "cpu", "meta:1"]
+    with pytest.raises(SettingsError):
+        named_device("cdua")
 
 
 def test_windows_where_the_data_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:

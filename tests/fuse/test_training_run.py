@@ -142,6 +142,15 @@ def test_evaluation_gives_the_same_bits(finished: Result) -> None:
         assert found[split] == getattr(finished, split)
 
 
+def test_auto_is_the_device_that_there_is(
+    finished: Result, toy_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = run(toy_store, tmp_path, device="auto")
+    assert result.record.device == "cpu" and result.test == finished.test
+    assert evaluate_run(finished.run, device="auto")["identical"] is True
+
+
 def test_draws_are_repeated_by_evaluation(toy_store: Path, tmp_path: Path) -> None:
     result = run(toy_store, tmp_path, assignments=[*FAST, "mc_samples=3", "max_epochs=2"], seeds=[7])
     assert evaluate_run(result.run)["identical"] is True
