@@ -69,7 +69,7 @@ def stream(work: Work, arguments: Sequence[Any], seconds: float) -> Iterator[Row
         raise OutOfTimeError("its time ran out")
     finally:
         process.kill()
-        process.join()
+        process.join(ENDING)  # one that a driver holds does not end even so
         receiver.close()
 
 

@@ -26,6 +26,7 @@ from fuse.data import Dataset, Selection, scales
 from fuse.kernels import dispatch
 from fuse.model import Model
 from fuse.training.config import TrainConfig
+from fuse.training.graph import WARM_UP
 from fuse.training.loop import reproducible
 from fuse.training.losses import Loss
 from fuse.training.optimize import Optimization, most_steps
@@ -130,10 +131,12 @@ def epochs(name: str, lengths: str, seeds: int, clock: Clock, count: int, small:
             program.begin(
                 number, stage, [Optimization(m.network, config, total, stage, program.per_epoch) for m in models]
             )
-            for epoch in range(-1 if small else -2, len(totals)):  # two epochs in which graphs are captured
+            # A step that comes once an epoch is captured in the first epoch after WARM_UP: none of these is counted.
+            first = -1 if small else -1 - WARM_UP
+            for epoch in range(first, len(totals)):
                 clock.wait()
                 begun = time.perf_counter()
-                program.epoch(epoch + 3, [True] * seeds)
+                program.epoch(epoch - first + 1, [True] * seeds)
                 clock.wait()
                 if epoch >= 0:
                     totals[epoch] += time.perf_counter() - begun
