@@ -109,13 +109,13 @@ class Buckets:
 def cheapest_cuts(
     counts: Int[np.ndarray, " U"], longest: Int[np.ndarray, "U M"], widths: Int[np.ndarray, " M"], most: int
 ) -> list[int]:
-    """Where to cut neighbours into `most` groups, each padded to its own longest, for the least numbers in all.
+    """Where to cut neighbours into groups, each padded to its own longest: the fewest that hold the least numbers.
 
     Args:
         counts: utterances of each unit, which is not cut.
         longest: frames of its longest one, by modality.
         widths: numbers of a frame.
-        most: groups; as many as units where there are fewer.
+        most: groups at most.
 
     Returns:
         The end of each group.
@@ -124,13 +124,14 @@ def cheapest_cuts(
     price = np.full((units + 1, units + 1), np.inf)  # of a group from a to b
     for a in range(units):
         price[a, a + 1 :] = np.cumsum(counts[a:]) * (np.maximum.accumulate(longest[a:], axis=0) @ widths)
-    best, begins = np.where(np.arange(units + 1), np.inf, 0.0), []
+    best, begins, costs = np.where(np.arange(units + 1), np.inf, 0.0), [], []
     for _ in range(min(most, units)):  # one group more never costs more
         total = best[:, None] + price
         begins.append(total.argmin(axis=0))
         best = total.min(axis=0)
+        costs.append(best[units])
     ends = [units]
-    for begin in begins[:0:-1]:
+    for begin in begins[costs.index(costs[-1]) : 0 : -1]:
         ends.append(int(begin[ends[-1]]))
     return ends[::-1]
 

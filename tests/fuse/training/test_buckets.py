@@ -69,5 +69,11 @@ def test_cuts_are_the_cheapest_there_are() -> None:
             return int(sum(counts[a:b].sum() * (longest[a:b].max(axis=0) @ widths) for a, b in parts))
 
         every = [[*cut, units] for n in range(min(most, units)) for cut in itertools.combinations(range(1, units), n)]
-        found = cheapest_cuts(counts, longest, widths, most)
-        assert len(found) == min(most, units) and price(found) == min(map(price, every))
+        found, least = cheapest_cuts(counts, longest, widths, most), min(map(price, every))
+        fewest = min(len(ends) for ends in every if price(ends) == least)
+        assert (len(found), price(found)) == (fewest, least)
+
+
+def test_equal_lengths_are_one_bucket() -> None:
+    """More would shuffle less, and capture more, for nothing."""
+    assert cheapest_cuts(np.full(5, 4), np.full((5, 2), 7), np.array([3, 1]), 4) == [5]
