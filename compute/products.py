@@ -57,9 +57,14 @@ class Product(torch.autograd.Function):
         of_x, of_weight, of_bias = ctx.needs_input_grad
         times = F.linear if torch.is_grad_enabled() else product
         rows = gradient.reshape(-1, gradient.shape[-1]).contiguous()
+        by_weight = None
+        if of_weight:
+            read = x.reshape(-1, x.shape[-1]).contiguous()
+            narrow = rows.shape[1] <= read.shape[1]  # the first operand is turned around: the smaller one
+            by_weight = times(rows.t(), read.t()) if narrow else times(read.t(), rows.t()).t()
         return (
             times(rows, weight.t()).view(*gradient.shape[:-1], -1) if of_x else None,
-            times(rows.t(), x.reshape(-1, x.shape[-1]).contiguous().t()) if of_weight else None,
+            by_weight,
             rows.sum(dim=0) if of_bias else None,
         )
 
