@@ -48,6 +48,7 @@ from cache_schema.samples import Target
 from cache_schema.settings import Spec
 from fuse.arch import Architecture, Batch, Output, outputs
 from fuse.nn.contrastive import info_nce
+from fuse.nn.convolution import Convolution
 from fuse.nn.face_crops import FaceCropCNN
 from fuse.nn.lengths import average_pool, frame_mask, resample
 from fuse.nn.transformer import EncoderLayer
@@ -380,18 +381,17 @@ class Encoder(nn.Module):
     def __init__(self, width: int, d: int, convolutions: int, kernel: int, pool: int, dropout: float) -> None:
         super().__init__()
         widths = [width] + [d] * (convolutions - 1)
-        self.convolutions = nn.ModuleList(nn.Conv1d(w, d, kernel, padding=kernel // 2) for w in widths)
+        self.convolutions = nn.ModuleList(Convolution(w, d, kernel) for w in widths)
         self.pool, self.dropout = pool, nn.Dropout(dropout)
 
     def forward(
         self, x: Float[Tensor, "B T D"], lengths: Int[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B _ d"], Int[Tensor, " B"]]:
         """The steps, zero in the padding, and how many each utterance has. Every convolution finds zeros there too."""
-        inside = frame_mask(lengths, x.shape[1])[:, None]
-        x = x.transpose(1, 2)
+        inside = frame_mask(lengths, x.shape[1])[..., None]
         for i, convolution in enumerate(self.convolutions):
             x = convolution(x if i == 0 else self.dropout(F.relu(x))) * inside
-        return average_pool(x.transpose(1, 2), lengths, self.pool)
+        return average_pool(x, lengths, self.pool)
 
 
 class CrossModalAlignment(nn.Module):

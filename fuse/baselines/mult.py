@@ -39,6 +39,7 @@ from cache_schema.samples import Target
 from cache_schema.settings import Spec
 from fuse.arch import Architecture, Batch, Output, outputs, vector_widths
 from fuse.nn.attention import MultiHeadAttention
+from fuse.nn.convolution import Convolution
 from fuse.nn.lengths import frame_mask
 from fuse.tables import Table
 from fuse.training.config import TrainConfig
@@ -124,9 +125,7 @@ class MulT(Architecture):
         self.modalities = tuple(widths)
         self.kind = kind
         kernels = {"text": text_kernel, "speech": speech_kernel, "vision": vision_kernel}
-        self.convolutions = nn.ModuleDict(
-            {m: nn.Conv1d(w, d, kernels[m], padding=kernels[m] // 2, bias=False) for m, w in widths.items()}
-        )
+        self.convolutions = nn.ModuleDict({m: Convolution(w, d, kernels[m], bias=False) for m, w in widths.items()})
         self.text_dropout = nn.Dropout(text_dropout)
         sources = {a: [b for b in widths if b != a] for a in widths}
         self.crossmodal = nn.ModuleDict(
@@ -170,7 +169,7 @@ class MulT(Architecture):
         """One modality's sequence at width d, its frames' positions added (1-2)."""
         x = batch.sequences[modality]
         x = self.text_dropout(x) if modality == "text" else x
-        x = self.convolutions[modality](x.transpose(1, 2)).transpose(1, 2)
+        x = self.convolutions[modality](x)
         placed: Tensor = x + positions(x.shape[1], x.shape[2], x.device).to(x.dtype)
         return placed
 

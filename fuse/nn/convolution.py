@@ -24,10 +24,11 @@ class Convolution(nn.Conv1d):
         width: D.
         channels: C.
         kernel: frames that it sees, an odd number.
+        bias: whether one is added.
     """
 
-    def __init__(self, width: int, channels: int, kernel: int) -> None:
-        super().__init__(width, channels, kernel, padding=kernel // 2)
+    def __init__(self, width: int, channels: int, kernel: int, bias: bool = True) -> None:
+        super().__init__(width, channels, kernel, padding=kernel // 2, bias=bias)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T C"]:
         """What `nn.Conv1d` makes of (B, D, T), as (B, T, C)."""
