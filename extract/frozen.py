@@ -135,10 +135,12 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def inference() -> Iterator[None]:
-    """No gradients, and convolutions in the full precision of their type: TF32 would let a batch change a feature."""
+    """No gradients, and convolutions in the full precision of their type, or a batch would change a feature."""
     import torch
 
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+    from compute.float32 import exact_cudnn
+
+    with torch.inference_mode(), exact_cudnn():
         yield
 
 

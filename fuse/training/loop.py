@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from compute.float32 import exact_cudnn
 from fuse import metrics
 from fuse.data import Dataset
 from fuse.model import Model
@@ -151,20 +152,18 @@ class Course:
 def reproducible(seed: int, threads: int | None) -> Iterator[None]:
     """Torch seeded, deterministic and with `threads` CPU threads (None: as they are); everything restored after.
 
-    The number of threads decides how sums are split, and so the last bits of every result. On a GPU convolutions in
-    float32 keep all of its bits, as its matrix products do: torch would let cuDNN drop 13 of them (TF32).
+    The number of threads decides how sums are split, and so the last bits of every result.
     """
     before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
     fills: Any = torch.utils.deterministic
-    filled, rounded = fills.fill_uninitialized_memory, torch.backends.cudnn.allow_tf32
+    filled = fills.fill_uninitialized_memory
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else None  # all of them, which is meant
-    with torch.random.fork_rng(gpus):
+    with torch.random.fork_rng(gpus), exact_cudnn():
         torch.manual_seed(seed)
         # On CUDA some operations have no deterministic form: torch then says so and goes on.
         torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
         fills.fill_uninitialized_memory = False  # else every new tensor is written twice
-        torch.backends.cudnn.allow_tf32 = False
         if threads is not None:
             torch.set_num_threads(threads)
         try:
@@ -173,7 +172,6 @@ def reproducible(seed: int, threads: int | None) -> Iterator[None]:
             torch.set_num_threads(before)
             torch.use_deterministic_algorithms(deterministic, warn_only=warned)
             fills.fill_uninitialized_memory = filled
-            torch.backends.cudnn.allow_tf32 = rounded
 
 
 def fit(

@@ -47,16 +47,6 @@ def test_several_gpus_are_no_reason_to_warn(monkeypatch: pytest.MonkeyPatch) -> 
     assert kept == [0, 1, 2]
 
 
-@pytest.mark.parametrize("before", [True, False])
-def test_convolutions_keep_all_bits_of_float32_and_others_what_they_had_chosen(
-    monkeypatch: pytest.MonkeyPatch, before: bool
-) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", before)
-    with reproducible(0, None):
-        assert not torch.backends.cudnn.allow_tf32
-    assert torch.backends.cudnn.allow_tf32 is before
-
-
 def new_model(data: Dataset, **changes: Any) -> Model:
     torch.manual_seed(0)
     network = hff.build(hff.Config(**SMALL | changes), data.tails, data.target)
