@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fuse.nn.fixed import shapes_are_fixed
+from fuse.nn.twice import gradients
 from fuse.precision import in_fp32
 
 FEW = 16
@@ -75,14 +76,21 @@ def attention(
     """softmax(scale * q k') v, and the softmax if it is asked for. Without, a CPU does all of it in one pass."""
     if not weighed and not shapes_are_fixed(q):
         if k.shape[2] < FEW:
+            q, k, v = (x.contiguous() for x in (q, k, v))
             read: Tensor = FewKeys.apply(q, k, v, visible, scale)  # type: ignore[no-untyped-call]
             return read, None
         return F.scaled_dot_product_attention(q, k, v, visible, scale=scale), None
+    read, weights = in_steps(q, k, v, visible, scale)
+    return read, weights if weighed else None
+
+
+def in_steps(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    """softmax(scale * q k') v, and the softmax, one operation after the other."""
     scores = (q * scale) @ k.transpose(-1, -2)
     if visible is not None:
         scores = scores.masked_fill(~visible, float("-inf"))
     weights = scores.softmax(dim=-1)
-    return weights @ v, weights if weighed else None
+    return weights @ v, weights
 
 
 class FewKeys(torch.autograd.Function):
@@ -91,21 +99,26 @@ class FewKeys(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, scale: float) -> Tensor:
         """What `attention` reads."""
-        q, k, v = (x.contiguous() for x in (q, k, v))
         weights = (q @ k.mT).mul_(scale)
         if visible is not None:
             weights.masked_fill_(~visible, float("-inf"))
         weights.sub_(weights.amax(dim=-1, keepdim=True)).exp_()
         weights /= weights.sum(dim=-1, keepdim=True)
-        ctx.save_for_backward(q, k, v, weights)
+        ctx.save_for_backward(q, k, v, visible, weights)
         ctx.scale = scale
         return weights @ v
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Of q, k and v."""
-        q, k, v, weights = ctx.saved_tensors
+        q, k, v, visible, weights = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            needed = ctx.needs_input_grad[:3]
+            return (
+                *gradients(lambda q, k, v: in_steps(q, k, v, visible, ctx.scale)[0], (q, k, v), needed, gradient),
+                None,
+                None,
+            )
         gradient = gradient.contiguous()
         of_weights = gradient @ v.mT
         of_scores = of_weights - (of_weights * weights).sum(dim=-1, keepdim=True)

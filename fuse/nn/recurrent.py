@@ -1,8 +1,9 @@
 """GRUs and LSTMs over sequences with lengths.
 
 One seed on a CPU runs torch's modules but for what is slow in them: sequences of different lengths (`padded`) and the
-training of GRUs (`TrainedGRU`). Where `torch.func` maps over seeds, which torch's modules do not allow, and on a GPU,
-the same mathematics runs as `fuse.kernels.recurrent`. The parameters are torch's, and so are their names.
+training of GRUs (`TrainedGRU`). Where `torch.func` maps over seeds, which torch's modules do not allow, and on a GPU
+where a kernel can, the same mathematics runs as `fuse.kernels.recurrent`. The parameters are torch's, and so are their
+names.
 
 Axes: B sequences, T frames of the longest, D width of a frame, H hidden width, both directions together.
 """
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from compute.products import product, suits
 from fuse.kernels.recurrent import recurrent, scan_runs
 from fuse.nn.lengths import frame_mask
+from fuse.nn.twice import gradients
 from fuse.precision import in_fp32
 
 
@@ -40,7 +42,7 @@ class GRU(nn.GRU):
             lengths = torch.full((1, len(x)), x.shape[1], device=x.device)
             return scanned(self, x.transpose(0, 1), lengths, 0)[0].transpose(0, 1)
         if trains(x):
-            return trained_gru(x.transpose(0, 1), *of_layer(self, 0)).transpose(0, 1)
+            return trained_gru(x.transpose(0, 1).contiguous(), *of_layer(self, 0)).transpose(0, 1)
         states: Tensor = super().forward(x)[0]
         return states
 
@@ -80,7 +82,7 @@ class LSTM(nn.Module):
             x = torch.cat(tuple(states), dim=-1)
             if layer + 1 < self.lstm.num_layers:
                 x = F.dropout(x, self.lstm.dropout, self.training)
-        last = torch.arange(len(x), device=x.device)[:, None] == lengths - 1
+        last = torch.arange(x.shape[0], device=x.device)[:, None] == lengths - 1
         ends = [torch.where(last[..., None], states[0], 0.0).sum(dim=0), *(backward[0] for backward in states[1:])]
         return x.transpose(0, 1), torch.cat(ends, dim=-1)
 
@@ -129,8 +131,8 @@ def padded(module: nn.LSTM, x: Float[Tensor, "T B D"], lengths: Int[Tensor, "1 B
     batches of similar lengths, as training makes them; as long where all lengths are equal, and 1.1 of it where padding
     is two thirds of a batch.
     """
-    inside = frame_mask(lengths[0], len(x)).T[..., None]
-    times = torch.arange(len(x), device=x.device)[:, None]
+    inside = frame_mask(lengths[0], x.shape[0]).T[..., None]
+    times = torch.arange(x.shape[0], device=x.device)[:, None]
     turned = torch.where(times < lengths, lengths - 1 - times, times)[..., None]
     x = x.masked_fill(~inside, 0.0)  # else the gradient of a weight may be 0 times nan
     start = x.new_zeros(1, x.shape[1], module.hidden_size)
@@ -164,7 +166,7 @@ class TrainedGRU(torch.autograd.Function):
         b_rec: Float[Tensor, " G"],
     ) -> Float[Tensor, "T B H"]:
         """What torch's GRU computes."""
-        x, hidden = x.contiguous(), w_rec.shape[1]
+        hidden = w_rec.shape[1]
         both = 2 * hidden
         gates = faster(x, w_in)(x, w_in, torch.cat([b_in[:both] + b_rec[:both], b_in[both:]]))
         reset = b_rec[both:].repeat(*x.shape[:2], 1)  # U_n h + b of each step, which r multiplies
@@ -180,14 +182,16 @@ class TrainedGRU(torch.autograd.Function):
             r_and_z.sigmoid_()
             n.addcmul_(r, u).mul_(2).sigmoid_().mul_(2).sub_(1)  # tanh, in half of its time
             before = torch.lerp(n, before, z, out=h)
-        ctx.save_for_backward(x, w_in, w_rec, gates, reset, states)
+        ctx.save_for_backward(x, w_in, w_rec, b_in, b_rec, gates, reset, states)
         return states
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Of x, the weights and the biases."""
-        x, w_in, w_rec, gates, reset, states = ctx.saved_tensors
+        *given, gates, reset, states = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return gradients(torchs_gru, given, ctx.needs_input_grad, gradient)
+        x, w_in, w_rec, _, _ = given
         hidden = w_rec.shape[1]
         r, z, n = gates.chunk(3, dim=-1)
         before = torch.cat([torch.zeros_like(states[:1]), states[:-1]])
@@ -217,6 +221,13 @@ class TrainedGRU(torch.autograd.Function):
 def trained_gru(x: Float[Tensor, "T B D"], *parameters: Tensor) -> Float[Tensor, "T B H"]:
     """States of `TrainedGRU`."""
     states: Tensor = TrainedGRU.apply(x, *parameters)  # type: ignore[no-untyped-call]
+    return states
+
+
+def torchs_gru(x: Float[Tensor, "T B D"], *parameters: Tensor) -> Float[Tensor, "T B H"]:
+    """What `TrainedGRU` computes, by torch's operations."""
+    start = x.new_zeros(1, x.shape[1], parameters[1].shape[1])
+    states: Tensor = torch.gru(x, start, parameters, True, 1, 0.0, True, False, False)[0]
     return states
 
 

@@ -43,6 +43,20 @@ def test_attention_is_torchs(queries: int, keys: int, masked: bool) -> None:
 def test_few_keys_have_the_gradients_of_finite_differences() -> None:
     inputs, mask = heads(4, 6, torch.float64), visible(4, 6)
     assert torch.autograd.gradcheck(lambda *x: FewKeys.apply(*x, mask, 0.4), inputs)
+    assert torch.autograd.gradgradcheck(lambda *x: FewKeys.apply(*x, mask, 0.4), inputs)
+
+
+def test_gradients_of_gradients_are_those_of_the_plain_operations() -> None:
+    """Where the outer gradient needs none itself, which gradgradcheck does not ask."""
+    inputs, mask = heads(4, 6, torch.float64), visible(4, 6)
+    found = []
+    for weighed in (False, True):
+        read, _ = attention(*inputs, mask, 0.4, weighed)
+        first = torch.autograd.grad(read.sum(), inputs, create_graph=True)
+        found.append(torch.autograd.grad(torch.stack([g.square().sum() for g in first]).sum(), inputs))
+    for own, expected in zip(*found, strict=True):
+        assert expected.abs().max() > 1e-3
+        torch.testing.assert_close(own, expected)
 
 
 def test_great_scores_do_not_overflow() -> None:

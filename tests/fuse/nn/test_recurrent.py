@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 
@@ -108,7 +110,26 @@ def test_a_gru_that_trains_is_torchs(sizes: tuple[int, int, int, int], dtype: to
 def test_gradients_of_a_gru_are_those_of_finite_differences() -> None:
     torch.manual_seed(0)
     x = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(TrainedGRU.apply, (x, *of_layer(GRU(4, 5).double(), 0)))
+    given = (x, *of_layer(GRU(4, 5).double(), 0))
+    assert torch.autograd.gradcheck(TrainedGRU.apply, given)
+    assert torch.autograd.gradgradcheck(TrainedGRU.apply, given)
+
+
+def test_gradients_of_a_grus_gradients_are_torchs() -> None:
+    """As a gradient penalty takes them, whose outer gradient needs none itself; of a weight that stays, too."""
+    torch.manual_seed(0)
+    mine, theirs = GRU(4, 5).double(), torch.nn.GRU(4, 5, batch_first=True).double()
+    theirs.load_state_dict(mine.state_dict())
+    mine.weight_ih_l0.requires_grad_(False)
+    found = []
+    for gru in (mine, lambda x: theirs(x)[0]):
+        x = torch.randn(3, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+        (gradient,) = torch.autograd.grad(gru(x).sum(), x, create_graph=True)
+        module = mine if gru is mine else theirs
+        found.append(torch.autograd.grad(gradient.square().sum(), [x, module.weight_hh_l0, module.bias_hh_l0]))
+    for own, expected in zip(*found, strict=True):
+        assert expected.abs().max() > 1e-3
+        torch.testing.assert_close(own, expected)
 
 
 def test_a_gru_without_gradients_says_the_same() -> None:
@@ -123,6 +144,24 @@ def test_a_gru_without_gradients_says_the_same() -> None:
         torch.testing.assert_close(torch.export.export(gru, (x,)).module()(x), alone)
     with pytest.raises(RuntimeError, match="sequence length"):
         gru(x[:, :0])
+
+
+TRACED = """
+import torch
+from fuse.nn.recurrent import LSTM
+torch.manual_seed(0)
+module = LSTM(3, 7, bidirectional=True)
+traced = torch.jit.trace(module, (torch.randn(2, 6, 3), torch.tensor([6, 3])))
+for frames in (4, 9):
+    given = torch.randn(3, frames, 3), torch.tensor([frames, 1, 2])
+    torch.testing.assert_close(traced(*given), module(*given))
+"""
+
+
+def test_a_traced_lstm_reads_batches_of_any_length() -> None:
+    """In a process without the tests' type checks: a traced shape is no int."""
+    found = subprocess.run([sys.executable, "-c", TRACED], capture_output=True, text=True, timeout=60, check=False)
+    assert found.returncode == 0, found.stderr
 
 
 def packed(lstm: nn.LSTM, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
