@@ -15,6 +15,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -37,7 +38,8 @@ class Workers:
     Several jobs may be trained with the same workers.
 
     Args:
-        jobs: how many at a time; None: as many as leave the cores least idle (`at_once`).
+        jobs: processes, which take turns where they are more than the cores; None: as many as leave the cores least
+            idle (`at_once`).
         say: called with a line where seeds cannot be trained as was asked for.
     """
 
@@ -185,7 +187,8 @@ def _on_a_core() -> int | None:
     """Wait for a core, and stay on it: one that moves leaves its data in another core's cache."""
     core: int | None = _free.get()
     if core is not None and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core})
+        with suppress(OSError):  # no longer this process's to choose: any core will do
+            os.sched_setaffinity(0, {core})
     return core
 
 
