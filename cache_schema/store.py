@@ -26,7 +26,7 @@ from cache_schema.storage import Storage, open_storage
 from cache_schema.writer import FeatureWriter
 
 MARKER = "mer-store.json"
-MEND_MARKER = "It is alike in every store: put that of another one, or of a new one, in its place."
+MEND_MARKER = "It says nothing of what the store holds: put that of another folder, or bucket, in its place."
 _DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FEATURE_FOLDER = re.compile(r"([a-z][a-z0-9_-]*)-([0-9a-f]{16})\.zarr")
 

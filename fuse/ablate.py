@@ -24,6 +24,7 @@ from fuse import metrics
 from fuse.archs import ARCHS
 from fuse.cells import Cells, key_of
 from fuse.corpora import Opened
+from fuse.placement import named_device
 from fuse.protocols import Protocol
 from fuse.run import Run
 from fuse.run_files import write_json
@@ -110,7 +111,7 @@ def ablate(
         SettingsError: the architecture has no such table.
         MerError: as `train.train_run`.
     """
-    module = ARCHS.load(arch)
+    module, device = ARCHS.load(arch), named_device(device)
     chosen = choose_tables(module, arch, tables)
     opened = Opened(request_of(module, store_path, dataset, None, features, target, module.TRAINING, protocol))
     available = list(opened.features[opened.first])
@@ -138,10 +139,12 @@ def ablate(
 
     first: dict[str, str] = {}
     for table in choose_tables(module, arch, ()):
-        # What is given may fit the chosen tables alone; the others are looked at for what coincides.
-        with nullcontext() if table in chosen else suppress(SettingsError):
-            for made in (made for row in table.rows for made in cells_of(table, row) if isinstance(made, Cell)):
-                first.setdefault(made.key, made.place)
+        for row in table.rows:
+            # What is given may fit the chosen tables alone; the others are looked at for what coincides.
+            with nullcontext() if table in chosen else suppress(SettingsError):
+                for made in cells_of(table, row):
+                    if isinstance(made, Cell):
+                        first.setdefault(made.key, made.place)
     runs: dict[str, Run] = {}
     shown = []
     with Workers(jobs, say or warn) as workers:

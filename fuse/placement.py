@@ -96,24 +96,14 @@ def where(folds: Mapping[str, Selection], device: torch.device) -> str:
     return f"resident, {bytes_of(folds) / 1e6:.3g} MB on {device}"
 
 
-def require_device(device: str) -> torch.device:
-    """The device that `device` means.
-
-    Raises:
-        SettingsError: it is unknown to torch, or absent.
-    """
-    if device == "auto" or device.startswith("cuda"):
-        prepare_cuda()
-    return torch.empty(0, device=resolve_device(device)).device
-
-
 def named_device(device: str) -> str:
     """`device` as it was given, or the one that `auto` means.
 
     Raises:
         SettingsError: it is unknown to torch, or absent.
     """
-    require_device(device)
+    if device == "auto" or device.startswith("cuda"):
+        prepare_cuda()
     return resolve_device(device)
 
 

@@ -254,7 +254,7 @@ def _claim(out: Path, name: str, fresh: bool) -> tuple[Path, Path]:
         opened = lock.open("a")
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except (BlockingIOError, PermissionError):  # the latter on SMB
             opened.close()
             continue
         except OSError as error:

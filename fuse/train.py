@@ -124,7 +124,7 @@ def train_run(
         seeds: how many (0, 1, ...), or which.
         protocol: how the data are split; None: the official splits.
         out: where the run's folder is made, as `<arch>-<dataset>-<n>`.
-        device: "cpu" or "cuda".
+        device: torch's name of one; "auto": a GPU where there is one.
         jobs: seeds that train at a time on the CPU, None: by cores and seeds; the numbers do not depend on it.
         workers: processes to use instead of new ones.
         tensorboard: write what TensorBoard shows into each seed's folder.

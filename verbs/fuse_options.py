@@ -22,9 +22,13 @@ Modalities = Annotated[str, typer.Option(help="Comma-separated, as text,speech; 
 Features = Annotated[str, typer.Option(help="Other features than preferred, as text=roberta@1a2b,vision=vit.")]
 TargetName = Annotated[str | None, typer.Option(help="What to predict; default the dataset's first target.")]
 Out = Annotated[Path, typer.Option(help="Where the run's folder is made.")]
-Device = Annotated[str, typer.Option(help="torch device.")]
+Device = Annotated[str, typer.Option(help="torch device; auto takes a GPU where there is one.")]
 Jobs = Annotated[
-    int | None, typer.Option(min=1, help="Trainings at a time on the CPU; default: what keeps the cores busy.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processes that train on the CPU, in turns where they exceed the cores; default: what keeps them busy.",
+    ),
 ]
 Folds = Annotated[
     str,

@@ -23,9 +23,7 @@ def test_every_way_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_seeds_are_measured_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     bench.main(["--small", "--parts", "seeds,whole"])
     out = capsys.readouterr().out
-    assert "hff, 5 seeds of 1 epochs" in out
-    for how in ("until validation stops them", "which nothing stops"):
-        assert f"hff, 5 seeds {how}, 5 epochs" in out
+    assert "hff, 5 seeds of 1 epochs" in out and "hff, 5 seeds, 5 epochs" in out
 
 
 def test_the_plain_batches_hold_the_same_numbers() -> None:

@@ -336,7 +336,7 @@ def test_errors_of_damage_say_what_to_do_and_findings_say_the_file_once(copy: Pa
 def test_a_damaged_marker_is_mended_by_that_of_another_store(copy: Path, tmp_path: Path) -> None:
     marker = copy / "mer-store.json"
     marker.write_bytes(marker.read_bytes().replace(b"1", b"2", 1))
-    with pytest.raises(DamagedError, match=r"alike in every store: put that of another one, or of a new one"):
+    with pytest.raises(DamagedError, match=r"nothing of what the store holds: put that of another folder, or bucket,"):
         FeatureStore.open(copy, mode="a")
     FeatureStore.open(tmp_path / "new", mode="a")
     shutil.copy(tmp_path / "new" / "mer-store.json", marker)
