@@ -32,6 +32,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -44,6 +45,7 @@ from fuse.arch import Batch
 from fuse.archs import ARCHS
 from fuse.data import Dataset, Selection, scales
 from fuse.model import Model
+from fuse.nn import recurrent
 from fuse.precision import Precision, computing, resolved
 from fuse.training.loop import reproducible
 from fuse.training.losses import Loss
@@ -203,8 +205,20 @@ def begin(plain: bool) -> None:
     """A process begins: the plain way has torch as it comes, mer's what `mer fuse train` gives its processes."""
     if plain:
         products.pays = lambda: False  # type: ignore[assignment]
+        recurrent.trains = lambda x: False
+        recurrent.LSTM.forward = packed  # type: ignore[method-assign]
     else:
         keep_freed()
+
+
+def packed(self: recurrent.LSTM, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """An LSTM over sequences of different lengths, of which none is empty, as torch's documentation has it."""
+    if bool((lengths == x.shape[1]).all()):
+        states, (last, _) = self.lstm(x)
+    else:
+        found, (last, _) = self.lstm(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))
+        states, _ = pad_packed_sequence(found, batch_first=True, total_length=x.shape[1])
+    return states, torch.cat(list(last[-2 if self.lstm.bidirectional else -1 :]), dim=1)
 
 
 def one_epoch(way: str, setting: Setting) -> tuple[int, float]:

@@ -10,6 +10,7 @@ import torch
 from bench import fuse as bench
 from bench.meld_like import LONGEST, make_data
 from fuse.archs import complementary, hff
+from fuse.nn.recurrent import LSTM
 
 
 def test_every_way_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,6 +25,17 @@ def test_seeds_are_measured_side_by_side(capsys: pytest.CaptureFixture[str]) -> 
     bench.main(["--small", "--parts", "seeds,whole"])
     out = capsys.readouterr().out
     assert "hff, 5 seeds of 1 epochs" in out and "hff, 5 seeds, 5 epochs" in out
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("lengths", [[4, 2, 1], [4, 4, 4]], ids=str)
+def test_the_plain_lstm_says_the_same(bidirectional: bool, lengths: list[int]) -> None:
+    torch.manual_seed(0)
+    module, x = LSTM(3, 5, bidirectional), torch.randn(3, 4, 3)
+    for mine, plain in zip(
+        module(x, torch.tensor(lengths)), bench.packed(module, x, torch.tensor(lengths)), strict=True
+    ):
+        torch.testing.assert_close(mine, plain)
 
 
 def test_the_plain_batches_hold_the_same_numbers() -> None:
